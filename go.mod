@@ -1,0 +1,23 @@
+module github.com/picketd/picket
+
+go 1.26.0
+
+require (
+	github.com/alecthomas/kong v1.17.0
+	github.com/picketd/picket/internal v0.0.0
+	github.com/picketd/picket/proto v0.0.0
+	github.com/picketd/picket/services/alerter v0.0.0
+	github.com/picketd/picket/services/catalog v0.0.0
+	github.com/picketd/picket/services/prober v0.0.0
+	github.com/picketd/picket/services/writer v0.0.0
+	github.com/rogpeppe/go-internal v1.16.0
+)
+
+replace (
+	github.com/picketd/picket/internal => ./internal
+	github.com/picketd/picket/proto => ./proto
+	github.com/picketd/picket/services/alerter => ./services/alerter
+	github.com/picketd/picket/services/catalog => ./services/catalog
+	github.com/picketd/picket/services/prober => ./services/prober
+	github.com/picketd/picket/services/writer => ./services/writer
+)
