@@ -1,0 +1,118 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+const (
+	// DefaultMaxConns bounds the pool of one process unless told otherwise.
+	DefaultMaxConns = 8
+
+	connectTimeout = 5 * time.Second
+	pingTimeout    = time.Second
+	// serverStatementTimeout ends at the server what a client that went away left running. It is longer than every
+	// client deadline, so that the client always gives up first and knows that it did.
+	serverStatementTimeout = "30s"
+)
+
+// Options says how [Open] reaches the database.
+type Options struct {
+	// URL is a PostgreSQL connection string, URL or key=value form; required.
+	URL string
+	// Log takes what happens without a caller; nil discards it.
+	Log *slog.Logger
+	// MaxConns bounds the pool; 0 is [DefaultMaxConns].
+	MaxConns int
+}
+
+// Store is Picket's database. It is safe for concurrent use.
+type Store struct {
+	pool *pgxpool.Pool
+	log  *slog.Logger
+	mode atomic.Pointer[Mode]
+}
+
+// Open prepares a pool and connects to nothing: it succeeds while the database is away, and fails only for a connection
+// string that cannot be read. The caller must [Store.Close] it.
+func Open(ctx context.Context, opts Options) (*Store, error) {
+	config, err := pgxpool.ParseConfig(opts.URL)
+	if err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	config.MaxConns = DefaultMaxConns
+	if opts.MaxConns > 0 {
+		config.MaxConns = int32(min(opts.MaxConns, 1000))
+	}
+	prepare(config.ConnConfig)
+	config.ConnConfig.RuntimeParams["statement_timeout"] = serverStatementTimeout
+	config.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = serverStatementTimeout
+
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	log := opts.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Store{pool: pool, log: log}, nil
+}
+
+// prepare sets what every connection of ours has in common.
+func prepare(config *pgx.ConnConfig) {
+	config.ConnectTimeout = connectTimeout
+	if config.RuntimeParams["application_name"] == "" {
+		config.RuntimeParams["application_name"] = "picket"
+	}
+	config.RuntimeParams["timezone"] = "UTC"
+}
+
+// Close gives all connections back. It waits for those in use.
+func (s *Store) Close() { s.pool.Close() }
+
+// Ping asks the database for an answer and waits at most a second for it, so that a frozen database is noticed.
+func (s *Store) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	if err := s.pool.Ping(ctx); err != nil {
+		return fmt.Errorf("ping database: %w", err)
+	}
+	return nil
+}
+
+// Mode says how the database keeps time series. It is decided and recorded by the first migration.
+type Mode string
+
+// The two modes.
+const (
+	// ModePlain: PostgreSQL alone, monthly partitions.
+	ModePlain Mode = "plain"
+	// ModeTimescale: hypertables of the TimescaleDB extension.
+	ModeTimescale Mode = "timescale"
+)
+
+// Mode reads how this database keeps time series; it never changes, so it is asked once. The error matches
+// [ErrNoSchema] before the first migration.
+func (s *Store) Mode(ctx context.Context) (Mode, error) {
+	if known := s.mode.Load(); known != nil {
+		return *known, nil
+	}
+	var mode Mode
+	err := s.pool.QueryRow(ctx, `SELECT value FROM picket_meta WHERE key = 'mode'`).Scan(&mode)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows) || sqlState(err) == undefinedTable:
+		return "", fmt.Errorf("read mode: %w", ErrNoSchema)
+	case err != nil:
+		return "", fmt.Errorf("read mode: %w", err)
+	}
+	s.mode.Store(&mode)
+	return mode, nil
+}
