@@ -1,0 +1,230 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/picketd/picket/internal/wire"
+)
+
+// BucketCatalog holds what probers need: one ScheduledCheck under CatalogKey.
+const BucketCatalog = "picket_catalog"
+
+const (
+	bucketRelist   = time.Minute
+	bucketInFlight = 512
+)
+
+// CatalogKey is the key of one check at one location.
+func CatalogKey(org, location, checkID string) string {
+	return Token(org) + "." + Token(location) + "." + Token(checkID)
+}
+
+// Bucket is a key-value bucket of protobuf messages. It is safe for concurrent use.
+type Bucket struct {
+	conn *Conn
+	kv   jetstream.KeyValue
+	name string
+}
+
+// CatalogBucket opens the bucket of the catalog and creates it when it is missing.
+func (c *Conn) CatalogBucket(ctx context.Context) (*Bucket, error) {
+	kv, err := c.js.KeyValue(ctx, BucketCatalog)
+	if errors.Is(err, jetstream.ErrBucketNotFound) {
+		kv, err = c.js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+			Bucket: BucketCatalog, Description: "what probers of each location run", History: 1, MaxBytes: smallMaxBytes,
+		})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open bucket %s: %w", BucketCatalog, err)
+	}
+	return &Bucket{conn: c, kv: kv, name: BucketCatalog}, nil
+}
+
+// Put stores value under key.
+func (b *Bucket) Put(ctx context.Context, key string, value proto.Message) error {
+	data, err := b.conn.encoding.Append(nil, value)
+	if err != nil {
+		return fmt.Errorf("put %s: %w", key, err)
+	}
+	if _, err := b.kv.Put(ctx, key, data); err != nil {
+		return fmt.Errorf("put %s: %w", key, err)
+	}
+	return nil
+}
+
+// PutAll stores many values, several at a time; after an error any of them may be stored.
+func (b *Bucket) PutAll(ctx context.Context, values map[string]proto.Message) error {
+	futures := make([]jetstream.PubAckFuture, 0, min(len(values), bucketInFlight))
+	settle := func() error {
+		for _, future := range futures {
+			select {
+			case <-future.Ok():
+			case err := <-future.Err():
+				return fmt.Errorf("put many into %s: %w", b.name, err)
+			case <-ctx.Done():
+				return fmt.Errorf("put many into %s: %w", b.name, ctx.Err())
+			}
+		}
+		futures = futures[:0]
+		return nil
+	}
+	for key, value := range values {
+		data, err := b.conn.encoding.Append(nil, value)
+		if err != nil {
+			return fmt.Errorf("put %s: %w", key, err)
+		}
+		future, err := b.conn.js.PublishAsync("$KV."+b.name+"."+key, data)
+		if err != nil {
+			return fmt.Errorf("put %s: %w", key, err)
+		}
+		if futures = append(futures, future); len(futures) == bucketInFlight {
+			if err := settle(); err != nil {
+				return err
+			}
+		}
+	}
+	return settle()
+}
+
+// Delete removes key; a key that is not there is no error.
+func (b *Bucket) Delete(ctx context.Context, key string) error {
+	if err := b.kv.Delete(ctx, key); err != nil && !errors.Is(err, jetstream.ErrKeyNotFound) {
+		return fmt.Errorf("delete %s: %w", key, err)
+	}
+	return nil
+}
+
+// Entry is what a bucket holds under a key, or that it holds nothing any more.
+type Entry struct {
+	Key      string
+	Revision uint64
+	Deleted  bool
+
+	data        []byte
+	contentType string
+}
+
+// Decode reads the value.
+func (e Entry) Decode(into proto.Message) error { return wire.Decode(e.contentType, e.data, into) }
+
+// List returns the entries whose keys match the filter (NATS wildcards), by key.
+func (b *Bucket) List(ctx context.Context, filter string) (map[string]Entry, error) {
+	entries, stop, err := b.watch(ctx, filter)
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
+	list := map[string]Entry{}
+	for {
+		select {
+		case raw, open := <-entries:
+			if !open {
+				return nil, fmt.Errorf("list %s: %w", b.name, ErrInterrupted)
+			}
+			if raw == nil {
+				return list, nil
+			}
+			list[raw.Key()] = b.entry(raw)
+		case <-ctx.Done():
+			return nil, fmt.Errorf("list %s: %w", b.name, ctx.Err())
+		}
+	}
+}
+
+// Watch has apply called with everything that matches the filter: first a batch
+// with all that is there, then changes as they come. After every reconnect and
+// once a minute it lists anew and reports what differs, since a watcher misses
+// what a server forgets. A batch with complete set holds every living key:
+// what apply knows besides is gone. It returns nil when ctx ends.
+func (b *Bucket) Watch(ctx context.Context, filter string, apply func(batch []Entry, complete bool)) error {
+	for ctx.Err() == nil {
+		err := b.watchOnce(ctx, filter, apply)
+		if err != nil && ctx.Err() == nil {
+			b.conn.log.Warn("bucket watch interrupted, trying again", "bucket", b.name, "err", err)
+			if !sleep(ctx, retryWaitMin) || b.conn.WaitConnected(ctx) != nil {
+				return nil
+			}
+		}
+	}
+	return nil
+}
+
+// watchOnce lists, follows for a minute or until the connection changes, and ends.
+func (b *Bucket) watchOnce(ctx context.Context, filter string, apply func([]Entry, bool)) error {
+	changed := make(chan struct{}, 1)
+	remove := b.conn.OnState(func(bool) {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	})
+	defer remove()
+	entries, stop, err := b.watch(ctx, filter)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	relist := time.NewTimer(bucketRelist)
+	defer relist.Stop()
+	var batch []Entry
+	listed := false
+	for {
+		select {
+		case raw, open := <-entries:
+			switch {
+			case !open:
+				return ErrInterrupted
+			case raw == nil:
+				listed = true
+				apply(batch, true)
+				batch = nil
+			case !listed:
+				batch = append(batch, b.entry(raw))
+			default:
+				apply([]Entry{b.entry(raw)}, false)
+			}
+		case <-changed:
+			return ErrInterrupted
+		case <-relist.C:
+			return nil
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (b *Bucket) watch(ctx context.Context, filter string) (<-chan jetstream.KeyValueEntry, func(), error) {
+	if err := b.conn.Ready(); err != nil {
+		return nil, nil, fmt.Errorf("watch %s: %w", b.name, err)
+	}
+	watcher, err := b.kv.Watch(ctx, filter)
+	if err != nil {
+		return nil, nil, fmt.Errorf("watch %s: %w", b.name, err)
+	}
+	return watcher.Updates(), func() { _ = watcher.Stop() }, nil
+}
+
+func (b *Bucket) entry(raw jetstream.KeyValueEntry) Entry {
+	return Entry{
+		Key:         raw.Key(),
+		Revision:    raw.Revision(),
+		Deleted:     raw.Operation() != jetstream.KeyValuePut,
+		data:        raw.Value(),
+		contentType: b.contentType(raw.Value()),
+	}
+}
+
+// contentType tells the encodings apart: entries carry no header, and no
+// protobuf message of ours begins with a brace (that would be field 15 as a group).
+func (b *Bucket) contentType(data []byte) string {
+	if len(data) > 0 && data[0] != '{' {
+		return wire.ContentTypeProtobuf
+	}
+	return wire.ContentTypeJSON
+}

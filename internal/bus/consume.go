@@ -1,0 +1,283 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	maxAckPending = 50_000
+	ackWait       = 60 * time.Second
+	consumeWatch  = 10 * time.Second
+	// availableWaitMax bounds the pause between two questions whether the handler's store is back.
+	availableWaitMax = 2 * time.Second
+)
+
+// Hole is a run of sequences that left the stream before the consumer had them.
+type Hole struct {
+	Stream string
+	// Epoch of the stream, see StreamInfo.
+	Epoch    int64
+	From, To uint64
+}
+
+// ConsumeOptions says what to receive and what to do with it.
+type ConsumeOptions struct {
+	Stream string
+	// Durable is the name that all replicas share.
+	Durable string
+	// MaxBatch and MaxWait end a batch, whichever comes first.
+	MaxBatch int
+	MaxWait  time.Duration
+	// Handle stores a batch. When it returns nil, everything in the batch that is
+	// not settled is acknowledged: so it returns nil only after its commit.
+	Handle func(ctx context.Context, batch []*Msg) error
+	// Available is asked, after Handle has failed, until it returns nil.
+	Available func(ctx context.Context) error
+	// OnHole is told of messages that were discarded unread; when it returns an error it is told again.
+	OnHole func(ctx context.Context, hole Hole) error
+	// OnBacklog is told, every ten seconds, the share 0..1 of the stream's room that is unread.
+	OnBacklog func(share float64)
+	Log       *slog.Logger
+}
+
+// Consume receives from a shared durable until ctx ends, and returns nil then.
+// The outcome of a batch is one table:
+//
+//	Handle returns nil        every message not settled is acknowledged
+//	Handle returns an error   iteration stops, the batch is forgotten, Available is asked with
+//	                          growing pauses; then everything unacknowledged is asked for again
+//	Msg.DeadLetter            that message is settled, whatever becomes of the batch
+//	NATS is away              iteration starts anew when it is back
+//
+// The durable acknowledges each message by itself: acknowledging up to a
+// sequence on a durable that several share loses data when one of them dies.
+func (c *Conn) Consume(ctx context.Context, opts ConsumeOptions) error {
+	if opts.Log == nil {
+		opts.Log = c.log
+	}
+	for ctx.Err() == nil {
+		err := c.consumeOnce(ctx, opts)
+		if ctx.Err() != nil {
+			return nil
+		}
+		opts.Log.Warn("consuming interrupted, trying again", "stream", opts.Stream, "consumer", opts.Durable, "err", err)
+		if !sleep(ctx, retryWaitMin) || c.WaitConnected(ctx) != nil {
+			return nil
+		}
+	}
+	return nil
+}
+
+func (c *Conn) consumeOnce(ctx context.Context, opts ConsumeOptions) error {
+	consumer, err := c.durable(ctx, opts)
+	if err != nil {
+		return err
+	}
+	watchCtx, stopWatch := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		c.watchContinuity(watchCtx, consumer, opts)
+	}()
+	defer func() { stopWatch(); <-watched }()
+
+	messages, err := consumer.Messages(
+		jetstream.PullMaxMessages(2*opts.MaxBatch),
+		jetstream.PullExpiry(5*time.Second),
+		jetstream.PullHeartbeat(2*time.Second))
+	if err != nil {
+		return fmt.Errorf("open iterator: %w", err)
+	}
+	defer messages.Stop()
+	for {
+		batch, err := c.nextBatch(ctx, messages, opts.MaxBatch, opts.MaxWait)
+		if err != nil {
+			c.release(batch)
+			return err
+		}
+		if err := opts.Handle(ctx, batch); err != nil {
+			messages.Stop()
+			opts.Log.Error("batch not stored", "stream", opts.Stream, "consumer", opts.Durable, "messages", len(batch), "err", err)
+			if err := waitAvailable(ctx, opts); err != nil {
+				return err
+			}
+			c.release(batch)
+			c.release(drain(c, messages))
+			return fmt.Errorf("batch of %d: %w", len(batch), err)
+		}
+		for _, msg := range batch {
+			if err := msg.ack(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (c *Conn) durable(ctx context.Context, opts ConsumeOptions) (jetstream.Consumer, error) {
+	consumer, err := c.js.CreateOrUpdateConsumer(ctx, opts.Stream, jetstream.ConsumerConfig{
+		Durable:       opts.Durable,
+		AckPolicy:     jetstream.AckExplicitPolicy,
+		DeliverPolicy: jetstream.DeliverAllPolicy,
+		MaxAckPending: maxAckPending,
+		AckWait:       ackWait,
+		MaxDeliver:    -1,
+		// Terminal answers are rare and final: the server need not keep a long list of pulls.
+		MaxWaiting: 128,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open consumer %s of %s: %w", opts.Durable, opts.Stream, err)
+	}
+	return consumer, nil
+}
+
+// nextBatch waits for one message and gathers what follows it closely.
+func (c *Conn) nextBatch(ctx context.Context, messages jetstream.MessagesContext, most int, wait time.Duration) ([]*Msg, error) {
+	var batch []*Msg
+	var until time.Time
+	for len(batch) < most {
+		var raw jetstream.Msg
+		var err error
+		if len(batch) == 0 {
+			raw, err = messages.Next(jetstream.NextContext(ctx))
+			until = time.Now().Add(wait)
+		} else {
+			left := time.Until(until)
+			if left <= 0 {
+				return batch, nil
+			}
+			raw, err = messages.Next(jetstream.NextMaxWait(left))
+		}
+		switch {
+		case err == nil:
+		case len(batch) > 0 && isTimeout(err):
+			return batch, nil
+		default:
+			return batch, fmt.Errorf("next message: %w", err)
+		}
+		msg, _, err := c.receive(raw)
+		if err != nil {
+			return batch, err
+		}
+		batch = append(batch, msg)
+	}
+	return batch, nil
+}
+
+func isTimeout(err error) bool {
+	return errors.Is(err, jetstream.ErrNoMessages) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errNextTimeout)
+}
+
+// drain takes what a stopped iterator still holds.
+func drain(c *Conn, messages jetstream.MessagesContext) []*Msg {
+	var rest []*Msg
+	for {
+		raw, err := messages.Next(jetstream.NextMaxWait(time.Millisecond))
+		if err != nil {
+			return rest
+		}
+		if msg, _, err := c.receive(raw); err == nil {
+			rest = append(rest, msg)
+		}
+	}
+}
+
+// release asks the server to deliver messages again at once, instead of after
+// the acknowledgement time. When that does not reach it, they come later.
+func (c *Conn) release(batch []*Msg) {
+	for _, msg := range batch {
+		if !msg.settled {
+			msg.settled = true
+			_ = msg.raw.Nak()
+		}
+	}
+}
+
+func waitAvailable(ctx context.Context, opts ConsumeOptions) error {
+	wait := retryWaitMin
+	for {
+		if !sleep(ctx, wait) {
+			return ctx.Err()
+		}
+		err := opts.Available(ctx)
+		if err == nil {
+			return nil
+		}
+		opts.Log.Debug("still unavailable", "stream", opts.Stream, "consumer", opts.Durable, "err", err)
+		wait = min(2*wait, availableWaitMax)
+	}
+}
+
+// sleep reports false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// watchContinuity looks whether the stream has thrown away what this consumer
+// never had: a stream that discards old says nothing by itself.
+func (c *Conn) watchContinuity(ctx context.Context, consumer jetstream.Consumer, opts ConsumeOptions) {
+	if opts.OnHole == nil && opts.OnBacklog == nil {
+		return
+	}
+	var reported Hole
+	for {
+		if err := c.checkContinuity(ctx, consumer, opts, &reported); err != nil && ctx.Err() == nil {
+			opts.Log.Debug("continuity not checked", "stream", opts.Stream, "consumer", opts.Durable, "err", err)
+		}
+		if !sleep(ctx, consumeWatch) {
+			return
+		}
+	}
+}
+
+func (c *Conn) checkContinuity(ctx context.Context, consumer jetstream.Consumer, opts ConsumeOptions, reported *Hole) error {
+	// The consumer first: its floor can only have grown when the stream is read.
+	state, err := consumer.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("consumer info: %w", err)
+	}
+	info, err := c.StreamInfo(ctx, opts.Stream)
+	if err != nil {
+		return err
+	}
+	floor := state.AckFloor.Stream
+	if opts.OnBacklog != nil {
+		opts.OnBacklog(backlogShare(info, floor))
+	}
+	hole := Hole{Stream: opts.Stream, Epoch: info.Epoch(), From: floor + 1, To: info.FirstSeq - 1}
+	if opts.OnHole == nil || floor == 0 || info.FirstSeq == 0 || hole.To < hole.From {
+		return nil
+	}
+	if reported.Epoch == hole.Epoch && reported.To >= hole.To {
+		return nil
+	}
+	if reported.Epoch == hole.Epoch {
+		hole.From = max(hole.From, reported.To+1)
+	}
+	if err := opts.OnHole(ctx, hole); err != nil {
+		return fmt.Errorf("report hole: %w", err)
+	}
+	*reported = hole
+	return nil
+}
+
+// backlogShare is how much of the room of a stream is taken by unread messages.
+func backlogShare(info StreamInfo, floor uint64) float64 {
+	if info.Messages == 0 || info.MaxBytes <= 0 || info.LastSeq <= floor {
+		return 0
+	}
+	unread := float64(info.LastSeq-max(floor, info.FirstSeq-1)) / float64(info.Messages)
+	return unread * float64(info.Bytes) / float64(info.MaxBytes)
+}

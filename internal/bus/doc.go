@@ -1,0 +1,12 @@
+// Package bus is Picket's way onto NATS and the only room that imports its client.
+// Messages of picket.v1 enter and leave; nobody else knows a subject, a stream, a
+// bucket, a header or an acknowledgement.
+//
+//   - subject.go builds and parses every subject.
+//   - stream.go names the streams and creates them.
+//   - publish.go and publisher.go send: one message with its acknowledgement, or a
+//     FIFO that keeps order and loses nothing while the server is away.
+//   - consume.go and follow.go receive: a shared durable with acknowledgement after
+//     commit, or the whole stream in order.
+//   - bucket.go is the key-value form of the catalog, worker.go the heartbeats.
+package bus

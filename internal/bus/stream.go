@@ -1,0 +1,181 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// The streams.
+const (
+	StreamEvents  = "PICKET_EVENTS"
+	StreamMetrics = "PICKET_METRICS"
+	StreamAlerts  = "PICKET_ALERTS"
+	StreamExports = "PICKET_EXPORTS"
+	StreamWork    = "PICKET_WORK"
+	StreamDead    = "PICKET_DEAD"
+)
+
+const (
+	day = 24 * time.Hour
+	// EventAge is how long the event streams keep a message, and so how long any consumer may be away.
+	EventAge = day
+	// dedupWindow spares the store most doubles; correctness does not rest on it.
+	dedupWindow = 2 * time.Minute
+	// defaultMaxBytes bounds the event and metric streams when nothing else does.
+	defaultMaxBytes = 20 << 30
+	smallMaxBytes   = 1 << 30
+	leastMaxBytes   = 64 << 20
+)
+
+// StreamLimits says how much the streams may hold.
+type StreamLimits struct {
+	// MaxBytes bounds each of the two large streams; 0 is 20 GB.
+	MaxBytes int64
+	// Replicas in a cluster; 0 is 1.
+	Replicas int
+}
+
+// StreamInfo is the state of a stream.
+type StreamInfo struct {
+	// Created tells one life of a stream from the next.
+	Created  time.Time
+	FirstSeq uint64
+	LastSeq  uint64
+	Messages uint64
+	Bytes    uint64
+	MaxBytes int64
+}
+
+// Epoch is the form of Created that rows keep: nanoseconds since the Unix epoch.
+func (s StreamInfo) Epoch() int64 { return s.Created.UnixNano() }
+
+// streams lists every stream as it should be. Event streams discard old: a full
+// one must not stop the probers, and what was lost unread is a recorded gap.
+func streams(limits StreamLimits) []jetstream.StreamConfig {
+	if limits.MaxBytes <= 0 {
+		limits.MaxBytes = defaultMaxBytes
+	}
+	if limits.Replicas <= 0 {
+		limits.Replicas = 1
+	}
+	small := min(smallMaxBytes, limits.MaxBytes)
+	stream := func(name string, maxBytes int64, age time.Duration, subjects ...string) jetstream.StreamConfig {
+		return jetstream.StreamConfig{
+			Name:        name,
+			Subjects:    subjects,
+			Storage:     jetstream.FileStorage,
+			Retention:   jetstream.LimitsPolicy,
+			Discard:     jetstream.DiscardOld,
+			MaxAge:      age,
+			MaxBytes:    maxBytes,
+			Duplicates:  dedupWindow,
+			Replicas:    limits.Replicas,
+			AllowDirect: true,
+		}
+	}
+	work := stream(StreamWork, small, 7*day, "picket.work.*")
+	work.Retention = jetstream.WorkQueuePolicy
+	// A full queue must say no: work that is thrown away silently is lost.
+	work.Discard = jetstream.DiscardNew
+	return []jetstream.StreamConfig{
+		stream(StreamEvents, limits.MaxBytes, EventAge,
+			"picket.*.probe.>", "picket.*.catalog.>", "picket.*.command.>", ClockSubject),
+		stream(StreamMetrics, limits.MaxBytes, EventAge, "picket.*.metric.>"),
+		stream(StreamAlerts, small, 30*day, "picket.*.alert.>"),
+		stream(StreamExports, small, 7*day, "picket.*.export.>"),
+		work,
+		stream(StreamDead, small, 30*day, "picket.*.dead.>"),
+	}
+}
+
+// EnsureStreams creates the streams that are missing. One that an operator has
+// resized stays as it is and is reported; one whose subjects differ is updated.
+// It is idempotent and every service calls it at its start.
+func (c *Conn) EnsureStreams(ctx context.Context, limits StreamLimits) error {
+	for _, want := range streams(limits) {
+		if err := c.ensureStream(ctx, want); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Conn) ensureStream(ctx context.Context, want jetstream.StreamConfig) error {
+	existing, err := c.js.Stream(ctx, want.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return c.createStream(ctx, want)
+	}
+	if err != nil {
+		return fmt.Errorf("look up stream %s: %w", want.Name, err)
+	}
+	have := existing.CachedInfo().Config
+	if have.Retention == want.Retention && slices.Equal(have.Subjects, want.Subjects) {
+		if have.MaxBytes != want.MaxBytes || have.MaxAge != want.MaxAge || have.Replicas != want.Replicas || have.Discard != want.Discard {
+			c.log.Info("stream keeps the limits set on the server", "stream", want.Name,
+				"max_bytes", have.MaxBytes, "max_age", have.MaxAge, "replicas", have.Replicas, "discard", have.Discard)
+		}
+		return nil
+	}
+	have.Subjects = want.Subjects
+	have.Retention = want.Retention
+	c.log.Warn("stream has other subjects than this version needs, updating it", "stream", want.Name)
+	if _, err := c.js.UpdateStream(ctx, have); err != nil {
+		return fmt.Errorf("update stream %s: %w", want.Name, err)
+	}
+	return nil
+}
+
+// createStream takes less room when the server has less to give.
+func (c *Conn) createStream(ctx context.Context, want jetstream.StreamConfig) error {
+	for {
+		_, err := c.js.CreateStream(ctx, want)
+		switch {
+		case err == nil, errors.Is(err, jetstream.ErrStreamNameAlreadyInUse):
+			return nil
+		case outOfRoom(err) && want.MaxBytes/2 >= leastMaxBytes:
+			want.MaxBytes /= 2
+		default:
+			return fmt.Errorf("create stream %s: %w", want.Name, err)
+		}
+	}
+}
+
+// outOfRoom reports the answers to a stream that is larger than the server allows:
+// 10047 insufficient storage resources, 10052 and 10122 limits of account and server.
+func outOfRoom(err error) bool {
+	var api *jetstream.APIError
+	if !errors.As(err, &api) {
+		return false
+	}
+	switch api.ErrorCode {
+	case 10023, 10028, 10047:
+		return true
+	default:
+		return false
+	}
+}
+
+// StreamInfo returns the state of a stream now.
+func (c *Conn) StreamInfo(ctx context.Context, name string) (StreamInfo, error) {
+	stream, err := c.js.Stream(ctx, name)
+	if err != nil {
+		return StreamInfo{}, fmt.Errorf("look up stream %s: %w", name, err)
+	}
+	return streamInfo(stream.CachedInfo()), nil
+}
+
+func streamInfo(info *jetstream.StreamInfo) StreamInfo {
+	return StreamInfo{
+		Created:  info.Created,
+		FirstSeq: info.State.FirstSeq,
+		LastSeq:  info.State.LastSeq,
+		Messages: info.State.Msgs,
+		Bytes:    info.State.Bytes,
+		MaxBytes: info.Config.MaxBytes,
+	}
+}

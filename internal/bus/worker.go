@@ -1,0 +1,102 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/picketd/picket/internal/wire"
+	picketv1 "github.com/picketd/picket/proto/picket/v1"
+)
+
+// BucketWorkers is a roster for people; ownership never reads it.
+const BucketWorkers = "picket_workers"
+
+const rosterAge = 2 * time.Minute
+
+// Heartbeat sends a process's state to whoever listens now. It is not stored:
+// membership is heard. It waits for nothing but the connection's own buffer.
+func (c *Conn) Heartbeat(status *picketv1.WorkerStatus) error {
+	if !c.Connected() {
+		return fmt.Errorf("heartbeat: %w", ErrDisconnected)
+	}
+	data, err := c.encoding.Append(nil, status)
+	if err != nil {
+		return fmt.Errorf("heartbeat: %w", err)
+	}
+	msg := &nats.Msg{
+		Subject: WorkerSubject(status.GetService(), status.GetLocation(), status.GetInstance()),
+		Data:    data,
+		Header:  nats.Header{headerContentType: {c.encoding.ContentType()}},
+	}
+	if err := c.nc.PublishMsg(msg); err != nil {
+		return fmt.Errorf("heartbeat: %w", err)
+	}
+	return nil
+}
+
+// WatchWorkers has hear called, one after the other, with every heartbeat of a
+// service at a location (`*` for any) until ctx ends; it returns nil then. What
+// does not read as a heartbeat is skipped.
+func (c *Conn) WatchWorkers(ctx context.Context, service, location string, hear func(*picketv1.WorkerStatus)) error {
+	subject := root + "." + FamilyWorker + "." + wildcard(service) + "." + wildcard(location) + ".*"
+	sub, err := c.nc.Subscribe(subject, func(msg *nats.Msg) {
+		status := &picketv1.WorkerStatus{}
+		if err := wire.Decode(msg.Header.Get(headerContentType), msg.Data, status); err != nil {
+			c.log.Debug("heartbeat not read", "subject", msg.Subject, "err", err)
+			return
+		}
+		hear(status)
+	})
+	if err != nil {
+		return fmt.Errorf("watch workers: %w", err)
+	}
+	<-ctx.Done()
+	if err := sub.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
+		return fmt.Errorf("stop watching workers: %w", err)
+	}
+	return nil
+}
+
+func wildcard(token string) string {
+	if token == "*" {
+		return token
+	}
+	return Token(token)
+}
+
+// EnrollWorker writes the process into the roster, and measures with that very
+// write how far this machine's clock is from the server's: the stream time of
+// an own write against the middle of its round trip. A positive offset says
+// that the server is ahead.
+func (c *Conn) EnrollWorker(ctx context.Context, status *picketv1.WorkerStatus) (offset, roundTrip time.Duration, err error) {
+	kv, err := c.js.KeyValue(ctx, BucketWorkers)
+	if errors.Is(err, jetstream.ErrBucketNotFound) {
+		kv, err = c.js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+			Bucket: BucketWorkers, Description: "who works for Picket now; for people", TTL: rosterAge, MaxBytes: leastMaxBytes,
+		})
+	}
+	if err != nil {
+		return 0, 0, fmt.Errorf("open roster: %w", err)
+	}
+	data, err := wire.AppendJSON(nil, status)
+	if err != nil {
+		return 0, 0, fmt.Errorf("enroll: %w", err)
+	}
+	key := Token(status.GetService()) + "." + Token(status.GetLocation()) + "." + Token(status.GetInstance())
+	before := time.Now()
+	revision, err := kv.Put(ctx, key, data)
+	roundTrip = time.Since(before)
+	if err != nil {
+		return 0, 0, fmt.Errorf("enroll: %w", err)
+	}
+	entry, err := kv.GetRevision(ctx, key, revision)
+	if err != nil {
+		return 0, 0, fmt.Errorf("read the roster: %w", err)
+	}
+	return entry.Created().Sub(before.Add(roundTrip / 2)), roundTrip, nil
+}
