@@ -41,11 +41,14 @@ type WorkerStatus struct {
 	LastRun             *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=last_run,json=lastRun,proto3" json:"last_run,omitempty"`
 	LastDurationSeconds float64                `protobuf:"fixed64,12,opt,name=last_duration_seconds,json=lastDurationSeconds,proto3" json:"last_duration_seconds,omitempty"`
 	// Totals since the process started.
-	Performed     int64  `protobuf:"varint,13,opt,name=performed,proto3" json:"performed,omitempty"`
-	Successful    int64  `protobuf:"varint,14,opt,name=successful,proto3" json:"successful,omitempty"`
-	Failed        int64  `protobuf:"varint,15,opt,name=failed,proto3" json:"failed,omitempty"`
-	Samples       int64  `protobuf:"varint,16,opt,name=samples,proto3" json:"samples,omitempty"`
-	LastError     string `protobuf:"bytes,17,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	Performed  int64  `protobuf:"varint,13,opt,name=performed,proto3" json:"performed,omitempty"`
+	Successful int64  `protobuf:"varint,14,opt,name=successful,proto3" json:"successful,omitempty"`
+	Failed     int64  `protobuf:"varint,15,opt,name=failed,proto3" json:"failed,omitempty"`
+	Samples    int64  `protobuf:"varint,16,opt,name=samples,proto3" json:"samples,omitempty"`
+	LastError  string `protobuf:"bytes,17,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	// Every tick of this process at or before it has been published and
+	// acknowledged, so that whoever takes its checks over begins behind it.
+	SettledUntil  *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=settled_until,json=settledUntil,proto3" json:"settled_until,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -197,6 +200,13 @@ func (x *WorkerStatus) GetLastError() string {
 		return x.LastError
 	}
 	return ""
+}
+
+func (x *WorkerStatus) GetSettledUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SettledUntil
+	}
+	return nil
 }
 
 // ClockTick lets time pass in the event stream when nothing else happens.
@@ -357,7 +367,7 @@ var File_picket_v1_system_proto protoreflect.FileDescriptor
 
 const file_picket_v1_system_proto_rawDesc = "" +
 	"\n" +
-	"\x16picket/v1/system.proto\x12\tpicket.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd5\x04\n" +
+	"\x16picket/v1/system.proto\x12\tpicket.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x96\x05\n" +
 	"\fWorkerStatus\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x1a\n" +
@@ -380,7 +390,8 @@ const file_picket_v1_system_proto_rawDesc = "" +
 	"\x06failed\x18\x0f \x01(\x03R\x06failed\x12\x18\n" +
 	"\asamples\x18\x10 \x01(\x03R\asamples\x12\x1d\n" +
 	"\n" +
-	"last_error\x18\x11 \x01(\tR\tlastError\"7\n" +
+	"last_error\x18\x11 \x01(\tR\tlastError\x12?\n" +
+	"\rsettled_until\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\fsettledUntil\"7\n" +
 	"\tClockTick\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xf5\x02\n" +
 	"\n" +
@@ -423,14 +434,15 @@ var file_picket_v1_system_proto_depIdxs = []int32{
 	4, // 0: picket.v1.WorkerStatus.sent_at:type_name -> google.protobuf.Timestamp
 	4, // 1: picket.v1.WorkerStatus.started_at:type_name -> google.protobuf.Timestamp
 	4, // 2: picket.v1.WorkerStatus.last_run:type_name -> google.protobuf.Timestamp
-	4, // 3: picket.v1.ClockTick.at:type_name -> google.protobuf.Timestamp
-	4, // 4: picket.v1.DeadLetter.received_at:type_name -> google.protobuf.Timestamp
-	3, // 5: picket.v1.DeadLetter.headers:type_name -> picket.v1.DeadLetter.HeadersEntry
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	4, // 3: picket.v1.WorkerStatus.settled_until:type_name -> google.protobuf.Timestamp
+	4, // 4: picket.v1.ClockTick.at:type_name -> google.protobuf.Timestamp
+	4, // 5: picket.v1.DeadLetter.received_at:type_name -> google.protobuf.Timestamp
+	3, // 6: picket.v1.DeadLetter.headers:type_name -> picket.v1.DeadLetter.HeadersEntry
+	7, // [7:7] is the sub-list for method output_type
+	7, // [7:7] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_picket_v1_system_proto_init() }
