@@ -1,0 +1,219 @@
+package service
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caarlos0/env/v11"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/picketd/picket/internal/wire"
+)
+
+// ErrConfig is wrapped by every error about settings.
+var ErrConfig = errors.New("configuration")
+
+// Common is what every service can be told.
+type Common struct {
+	NATSURL         string        `env:"NATS_URL" desc:"Address of NATS; several separated by commas."`
+	NATSCredentials string        `env:"PICKET_NATS_CREDENTIALS" desc:"File with the credentials for NATS (JWT and key)."`
+	Encoding        wire.Encoding `env:"PICKET_ENCODING" desc:"How messages are written: json or protobuf. Both are always read."`
+	StreamMaxBytes  int64         `env:"PICKET_STREAM_MAX_BYTES" desc:"Room of each of the two large streams in bytes, when they are created."`
+	StreamReplicas  int           `env:"PICKET_STREAM_REPLICAS" desc:"Replicas of each stream in a NATS cluster, when they are created."`
+	Location        string        `env:"PICKET_LOCATION" desc:"Where this process stands."`
+	Instance        string        `env:"PICKET_INSTANCE" desc:"Name of this process, unique among the living; empty: host name and process id."`
+	AdminListen     string        `env:"PICKET_ADMIN_LISTEN" desc:"Address of /livez, /readyz, /health and /metrics."`
+	LogLevel        slog.Level    `env:"LOG_LEVEL" desc:"Least level that is logged: DEBUG, INFO, WARN or ERROR."`
+	LogFormat       LogFormat     `env:"PICKET_LOG_FORMAT" desc:"auto, json or text; auto is text on a terminal."`
+	ShutdownTimeout time.Duration `env:"PICKET_SHUTDOWN_TIMEOUT" desc:"How long a stop may take before the process ends all the same."`
+}
+
+// DefaultCommon returns the defaults; adminListen is the service's own port.
+func DefaultCommon(adminListen string) Common {
+	return Common{
+		NATSURL:         "nats://localhost:4222",
+		Encoding:        wire.JSON,
+		StreamMaxBytes:  20 << 30,
+		StreamReplicas:  1,
+		Location:        "local",
+		AdminListen:     adminListen,
+		LogLevel:        slog.LevelInfo,
+		LogFormat:       LogAuto,
+		ShutdownTimeout: 20 * time.Second,
+	}
+}
+
+// Sources says where settings come from, the last word last: the `settings` of
+// a YAML file, then the environment.
+type Sources struct {
+	// File is the path of the YAML file; empty: none.
+	File string
+	// Environ is the environment as os.Environ returns it.
+	Environ []string
+}
+
+// Load fills config, a pointer to a struct whose fields hold the defaults and
+// carry the tag `env`. A key of the file is the variable's name in lower case. A
+// variable with the suffix _FILE names a file that holds the value. Durations
+// are Go durations or plain seconds. Every fault is in the error, which wraps
+// ErrConfig, by the name of its setting.
+func Load(config any, sources Sources) error {
+	values, faults := fromFile(config, sources.File)
+	environ := environment(sources.Environ)
+	maps.Copy(values, environ)
+	faults = append(faults, readFiles(config, values)...)
+	options := env.Options{
+		Environment: values,
+		FuncMap: map[reflect.Type]env.ParserFunc{
+			reflect.TypeFor[time.Duration](): func(text string) (any, error) { return ParseDuration(text) },
+		},
+	}
+	if err := env.ParseWithOptions(config, options); err != nil {
+		faults = append(faults, named(config, err)...)
+	}
+	if validator, ok := config.(interface{ Validate() error }); ok && len(faults) == 0 {
+		if err := validator.Validate(); err != nil {
+			faults = append(faults, err)
+		}
+	}
+	if len(faults) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrConfig, errors.Join(faults...))
+}
+
+// ParseDuration reads a Go duration, or a plain number as seconds, which is how
+// the source systems write them.
+func ParseDuration(text string) (time.Duration, error) {
+	if seconds, err := strconv.ParseFloat(text, 64); err == nil {
+		const most = float64(1<<63-1) / float64(time.Second)
+		if seconds != seconds || seconds > most || seconds < -most {
+			return 0, fmt.Errorf("%q is no duration", text)
+		}
+		return time.Duration(seconds * float64(time.Second)), nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return 0, fmt.Errorf("%q is no duration: write 30s, 5m, 1h, or seconds as a plain number", text)
+	}
+	return d, nil
+}
+
+func environment(environ []string) map[string]string {
+	values := make(map[string]string, len(environ))
+	for _, pair := range environ {
+		name, value, _ := strings.Cut(pair, "=")
+		// An empty variable is what compose files pass for one that is not set.
+		if value != "" {
+			values[name] = value
+		}
+	}
+	return values
+}
+
+// fromFile reads the `settings` section into variables, and refuses keys that no
+// part of Picket knows.
+func fromFile(config any, path string) (map[string]string, []error) {
+	values := map[string]string{}
+	if path == "" {
+		return values, nil
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return values, []error{fmt.Errorf("read settings: %w", err)}
+	}
+	var file struct {
+		Settings yaml.Node `yaml:"settings"`
+	}
+	if err := yaml.Unmarshal(data, &file); err != nil {
+		return values, []error{fmt.Errorf("%s: %w", path, err)}
+	}
+	if file.Settings.IsZero() {
+		return values, nil
+	}
+	if file.Settings.Kind != yaml.MappingNode {
+		return values, []error{fmt.Errorf("%s:%d:%d: settings is not a mapping", path, file.Settings.Line, file.Settings.Column)}
+	}
+	var faults []error
+	known := AllSettings(config)
+	for i := 0; i+1 < len(file.Settings.Content); i += 2 {
+		key, value := file.Settings.Content[i], file.Settings.Content[i+1]
+		name := strings.ToUpper(key.Value)
+		switch {
+		case value.Kind != yaml.ScalarNode:
+			faults = append(faults, fmt.Errorf("%s:%d:%d: setting %s is not a single value", path, value.Line, value.Column, key.Value))
+		case !slices.Contains(known, name):
+			faults = append(faults, fmt.Errorf("%s:%d:%d: unknown setting %s", path, key.Line, key.Column, key.Value))
+		default:
+			values[name] = value.Value
+		}
+	}
+	return values, faults
+}
+
+// readFiles replaces NAME_FILE by the content of the file, for the variables of config.
+func readFiles(config any, values map[string]string) []error {
+	var faults []error
+	for _, setting := range Describe(config) {
+		path, ok := values[setting.Name+"_FILE"]
+		if !ok {
+			continue
+		}
+		if _, both := values[setting.Name]; both {
+			faults = append(faults, fmt.Errorf("%s and %s_FILE are both set", setting.Name, setting.Name))
+			continue
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			faults = append(faults, fmt.Errorf("%s_FILE: %w", setting.Name, err))
+			continue
+		}
+		values[setting.Name] = strings.TrimRight(string(content), "\r\n")
+	}
+	return faults
+}
+
+// named turns the parser's errors, which name fields, into errors that name variables.
+func named(config any, err error) []error {
+	var all env.AggregateError
+	if !errors.As(err, &all) {
+		return []error{err}
+	}
+	variables := map[string]string{}
+	for _, setting := range Describe(config) {
+		variables[setting.Field] = setting.Name
+	}
+	var faults []error
+	for _, fault := range all.Errors {
+		var parse env.ParseError
+		if errors.As(fault, &parse) {
+			faults = append(faults, fmt.Errorf("%s: %w", variables[parse.Name], parse.Err))
+			continue
+		}
+		faults = append(faults, fault)
+	}
+	return faults
+}
+
+// UnknownVariables returns the variables of the environment that begin with
+// PICKET_ and mean nothing to config: most often a misspelling.
+func UnknownVariables(config any, environ []string) []string {
+	known := AllSettings(config)
+	var unknown []string
+	for name := range environment(environ) {
+		if strings.HasPrefix(name, "PICKET_") && !strings.HasSuffix(name, "_HEALTH_URL") &&
+			!slices.Contains(known, strings.TrimSuffix(name, "_FILE")) {
+			unknown = append(unknown, name)
+		}
+	}
+	slices.Sort(unknown)
+	return unknown
+}

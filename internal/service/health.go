@@ -1,0 +1,129 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+)
+
+// errNotChecked is what a component says before it was looked at.
+var errNotChecked = errors.New("not checked yet")
+
+// Health knows whether a service can do its work: it is ready while each of its
+// components is. It is safe for concurrent use.
+type Health struct {
+	mu         sync.Mutex
+	components map[string]component
+	counters   map[string]func() float64
+	stopping   bool
+}
+
+type component struct {
+	err error
+	// looked and every say when the answer is too old to be believed; every 0: never.
+	looked time.Time
+	every  time.Duration
+}
+
+// NewHealth makes a Health without components, which is ready.
+func NewHealth() *Health {
+	return &Health{components: map[string]component{}, counters: map[string]func() float64{}}
+}
+
+// Set says how a component is: nil is well.
+func (h *Health) Set(name string, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.components[name] = component{err: err}
+}
+
+// Counter adds a number to the body of /health.
+func (h *Health) Counter(name string, value func() float64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.counters[name] = value
+}
+
+// Stopping makes the service not ready for good: the first step of a stop.
+func (h *Health) Stopping() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.stopping = true
+}
+
+// Watch looks at a component at once and then at every interval until ctx ends.
+// Each look has that interval as its deadline. A look that does not come back
+// counts as a failure after twice the interval, so that a frozen dependency can
+// not keep a service looking well.
+func (h *Health) Watch(ctx context.Context, name string, every time.Duration, look func(ctx context.Context) error) {
+	h.put(name, component{err: errNotChecked, looked: time.Now(), every: every})
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		lookCtx, cancel := context.WithTimeout(ctx, every)
+		err := look(lookCtx)
+		cancel()
+		h.put(name, component{err: err, looked: time.Now(), every: every})
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (h *Health) put(name string, c component) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.components[name] = c
+}
+
+// Ready returns nil, or every reason why the service can not do its work now.
+func (h *Health) Ready() error {
+	var faults []error
+	for name, err := range h.state() {
+		if err != nil {
+			faults = append(faults, fmt.Errorf("%s: %w", name, err))
+		}
+	}
+	slices.SortFunc(faults, func(a, b error) int {
+		if a.Error() < b.Error() {
+			return -1
+		}
+		return 1
+	})
+	return errors.Join(faults...)
+}
+
+// state returns each component's error as it counts now.
+func (h *Health) state() map[string]error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	state := make(map[string]error, len(h.components)+1)
+	for name, c := range h.components {
+		state[name] = c.err
+		if age := time.Since(c.looked); c.every > 0 && age > 2*c.every {
+			state[name] = fmt.Errorf("no answer for %s", age.Round(time.Millisecond))
+		}
+	}
+	if h.stopping {
+		state["service"] = errors.New("stopping")
+	}
+	return state
+}
+
+// numbers returns the counters as they are now.
+func (h *Health) numbers() map[string]float64 {
+	h.mu.Lock()
+	counters := maps.Clone(h.counters)
+	h.mu.Unlock()
+	numbers := make(map[string]float64, len(counters))
+	for name, value := range counters {
+		numbers[name] = value()
+	}
+	return numbers
+}

@@ -1,0 +1,48 @@
+package service
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Kit is what a service is handed besides its own configuration.
+type Kit struct {
+	// Name of the service, such as prober.
+	Name string
+	// Instance tells replicas apart; unique among the living.
+	Instance string
+	// Location is where this process stands.
+	Location string
+	Version  string
+	Started  time.Time
+	Log      *slog.Logger
+	Metrics  prometheus.Registerer
+	Health   *Health
+}
+
+// Version is the version of the running binary from its build information, or
+// `devel` when it was built from a working tree.
+func Version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" || info.Main.Version == "(devel)" {
+		return "devel"
+	}
+	return info.Main.Version
+}
+
+// DefaultInstance is the host's name with the process id: readable, and unique
+// among the living processes of a fleet whose hosts have distinct names.
+func DefaultInstance() string {
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "host"
+	}
+	host, _, _ = strings.Cut(strings.ToLower(host), ".")
+	return fmt.Sprintf("%.40s-%d", host, os.Getpid())
+}

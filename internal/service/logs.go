@@ -1,0 +1,61 @@
+package service
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/lmittmann/tint"
+	"github.com/mattn/go-isatty"
+)
+
+// LogFormat says how log lines look.
+type LogFormat string
+
+// The formats: auto is text on a terminal and json elsewhere.
+const (
+	LogAuto LogFormat = "auto"
+	LogJSON LogFormat = "json"
+	LogText LogFormat = "text"
+)
+
+// UnmarshalText accepts the three words.
+func (f *LogFormat) UnmarshalText(text []byte) error {
+	switch word := LogFormat(strings.ToLower(string(text))); word {
+	case LogAuto, LogJSON, LogText:
+		*f = word
+		return nil
+	default:
+		return fmt.Errorf("log format %q is none of auto, json, text", text)
+	}
+}
+
+// NewLogger writes to out: one JSON object a line (`ts`, `level`, `msg`, fields), or
+// coloured text when the format or the terminal says so. NO_COLOR is obeyed.
+func NewLogger(out *os.File, level slog.Level, format LogFormat) *slog.Logger {
+	terminal := isatty.IsTerminal(out.Fd())
+	if format == LogText || format == LogAuto && terminal {
+		return slog.New(tint.NewHandler(out, &tint.Options{
+			Level: level, TimeFormat: time.TimeOnly, NoColor: !terminal || os.Getenv("NO_COLOR") != "",
+		}))
+	}
+	return newJSONLogger(out, level)
+}
+
+func newJSONLogger(out io.Writer, level slog.Level) *slog.Logger {
+	return slog.New(slog.NewJSONHandler(out, &slog.HandlerOptions{
+		Level: level,
+		ReplaceAttr: func(groups []string, attr slog.Attr) slog.Attr {
+			if len(groups) == 0 && attr.Key == slog.TimeKey {
+				return slog.String("ts", attr.Value.Time().UTC().Format("2006-01-02T15:04:05.000Z07:00"))
+			}
+			if d, ok := attr.Value.Any().(time.Duration); ok && attr.Value.Kind() == slog.KindDuration {
+				return slog.String(attr.Key, d.String())
+			}
+			return attr
+		},
+	}))
+}

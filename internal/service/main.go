@@ -1,0 +1,216 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/picketd/picket/internal/bus"
+)
+
+// Exit codes of every program.
+const (
+	ExitOK      = 0
+	ExitFailure = 1
+	ExitUsage   = 2
+)
+
+// Program is one service as a process of its own.
+type Program[C any] struct {
+	// Name of the service.
+	Name string
+	// About is one sentence for --help.
+	About string
+	// Defaults is the configuration before the file and the environment.
+	Defaults C
+	// Common points at the part of the configuration that every service has.
+	Common func(config *C) *Common
+	// Run does the work until ctx ends, and returns nil then.
+	Run func(ctx context.Context, kit *Kit, conn *bus.Conn, config C) error
+}
+
+// Main runs the program and returns its exit code. It reads flags, file and
+// environment, answers on the admin address, and stops on SIGINT and SIGTERM:
+// not ready first, then the service's own stop, bounded by the shutdown timeout.
+func Main[C any](program Program[C], args []string, stderr *os.File) int {
+	config := program.Defaults
+	file, done, code := parseFlags(program.Name, program.About, &config, args, stderr)
+	if done {
+		return code
+	}
+	if err := Load(&config, Sources{File: file, Environ: os.Environ()}); err != nil {
+		_, _ = fmt.Fprintf(stderr, "%s: %v\n", program.Name, err)
+		return ExitUsage
+	}
+	common := program.Common(&config)
+	kit := newKit(program.Name, common, stderr)
+	for _, name := range UnknownVariables(&config, os.Environ()) {
+		kit.Log.Debug("variable means nothing to this service", "variable", name)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, program, kit, config, *common); err != nil {
+		kit.Log.Error("stopped", "err", err)
+		return ExitFailure
+	}
+	kit.Log.Info("stopped")
+	return ExitOK
+}
+
+func parseFlags(name, about string, config any, args []string, out io.Writer) (file string, done bool, code int) {
+	flags := flag.NewFlagSet(name, flag.ContinueOnError)
+	flags.SetOutput(out)
+	flags.StringVar(&file, "config", os.Getenv("PICKET_CONFIG"), "YAML file whose `settings` are read")
+	version := flags.Bool("version", false, "print the version and exit")
+	flags.Usage = func() {
+		_, _ = fmt.Fprintf(out, "%s: %s\n\nUsage: %s [-config FILE]\n\nFlags:\n", name, about, name)
+		flags.PrintDefaults()
+		_, _ = fmt.Fprintf(out, "\nEnvironment:\n")
+		WriteSettings(out, Describe(config))
+	}
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return "", true, ExitOK
+	case err != nil:
+		return "", true, ExitUsage
+	case flags.NArg() > 0:
+		_, _ = fmt.Fprintf(out, "%s: takes no arguments, got %q\n", name, flags.Args())
+		return "", true, ExitUsage
+	case *version:
+		_, _ = fmt.Fprintln(out, name, Version())
+		return "", true, ExitOK
+	}
+	return file, false, ExitOK
+}
+
+// WriteSettings prints settings for --help.
+func WriteSettings(out io.Writer, settings []Setting) {
+	for _, setting := range settings {
+		_, _ = fmt.Fprintf(out, "  %-32s %s", setting.Name, setting.Description)
+		if setting.Default != "" {
+			_, _ = fmt.Fprintf(out, " Default: %s.", setting.Default)
+		}
+		_, _ = fmt.Fprintln(out)
+	}
+}
+
+func newKit(name string, common *Common, stderr *os.File) *Kit {
+	if common.Instance == "" {
+		common.Instance = DefaultInstance()
+	}
+	registry := NewRegistry()
+	return &Kit{
+		Name:     name,
+		Instance: common.Instance,
+		Location: common.Location,
+		Version:  Version(),
+		Started:  time.Now(),
+		Log:      NewLogger(stderr, common.LogLevel, common.LogFormat).With("service", name, "instance", common.Instance),
+		Metrics:  registry,
+		Health:   NewHealth(),
+	}
+}
+
+// NewRegistry makes a metrics registry with the figures of the Go runtime, the
+// process and the build.
+func NewRegistry() *prometheus.Registry {
+	registry := prometheus.NewRegistry()
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "picket_build_info", Help: "Always 1; the label tells the version.", ConstLabels: prometheus.Labels{"version": Version()},
+	})
+	build.Set(1)
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), build)
+	return registry
+}
+
+func run[C any](ctx context.Context, program Program[C], kit *Kit, config C, common Common) error {
+	listener, err := Listen(ctx, common.AdminListen, "PICKET_ADMIN_LISTEN")
+	if err != nil {
+		return err
+	}
+	conn, err := bus.Connect(bus.Options{
+		URL: common.NATSURL, Name: kit.Name + "/" + kit.Instance, CredentialsFile: common.NATSCredentials,
+		Encoding: common.Encoding, Log: kit.Log,
+	})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	kit.Log.Info("starting", "version", kit.Version, "admin", listener.Addr().String(), "nats", common.NATSURL, "location", kit.Location)
+
+	// The admin server outlives the service, so that /livez answers and /readyz
+	// says "stopping" for as long as the stop takes.
+	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopAdmin()
+	mux := http.NewServeMux()
+	mux.Handle("/", Handler(kit))
+	mux.Handle("GET /metrics", MetricsHandler(kit.Metrics.(prometheus.Gatherer)))
+	var admin errgroup.Group
+	admin.Go(func() error { return ServeHTTP(adminCtx, listener, mux) })
+
+	watchCtx, stopWatch := context.WithCancel(ctx)
+	defer stopWatch()
+	go kit.Health.Watch(watchCtx, "nats", time.Second, func(context.Context) error { return conn.Ready() })
+	go func() { <-ctx.Done(); kit.Health.Stopping() }()
+
+	served := make(chan error, 1)
+	go func() {
+		err := EnsureStreams(ctx, kit, conn, bus.StreamLimits{MaxBytes: common.StreamMaxBytes, Replicas: common.StreamReplicas})
+		if err == nil {
+			err = program.Run(ctx, kit, conn, config)
+		}
+		served <- err
+	}()
+	err = awaitStop(ctx, served, common.ShutdownTimeout)
+	stopAdmin()
+	return errors.Join(err, admin.Wait())
+}
+
+// awaitStop waits for the service, and no longer than timeout once ctx has ended.
+func awaitStop(ctx context.Context, served <-chan error, timeout time.Duration) error {
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	select {
+	case err := <-served:
+		return err
+	case <-timer.C:
+		return fmt.Errorf("stop took longer than %s", timeout)
+	}
+}
+
+// EnsureStreams creates the streams, trying until the server is there; it
+// returns nil when ctx ends first.
+func EnsureStreams(ctx context.Context, kit *Kit, conn *bus.Conn, limits bus.StreamLimits) error {
+	for wait := 250 * time.Millisecond; ctx.Err() == nil; wait = min(2*wait, 5*time.Second) {
+		err := conn.EnsureStreams(ctx, limits)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() == nil {
+			kit.Log.Warn("streams not ready, trying again", "err", err, "wait", wait)
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+		}
+	}
+	return nil
+}
