@@ -1,0 +1,182 @@
+package embeddedtest
+
+import (
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// Proxy is a wire between clients and a server that a test can break. It is safe for concurrent use.
+type Proxy struct {
+	listener        net.Listener
+	network, target string
+	wg              sync.WaitGroup
+
+	mu     sync.Mutex
+	thawed chan struct{} // closed while data flows
+	conns  map[net.Conn]struct{}
+	closed bool
+}
+
+// FaultProxy listens on a free port of 127.0.0.1 and hands connections on to the target, "host:port" or
+// "unix:/path/of/a/socket". It ends with the test.
+func FaultProxy(t testing.TB, target string) *Proxy {
+	t.Helper()
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Proxy{
+		listener: listener, network: "tcp", target: target,
+		thawed: make(chan struct{}), conns: map[net.Conn]struct{}{},
+	}
+	if path, unix := strings.CutPrefix(target, "unix:"); unix {
+		p.network, p.target = "unix", path
+	}
+	close(p.thawed)
+	p.wg.Go(p.accept)
+	t.Cleanup(p.close)
+	return p
+}
+
+// Addr is the proxy's address, host:port.
+func (p *Proxy) Addr() string { return p.listener.Addr().String() }
+
+// Cut closes every connection at both ends, as when a server dies. New ones are accepted.
+func (p *Proxy) Cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for conn := range p.conns {
+		conn.Close()
+	}
+}
+
+// Freeze stops the data of all connections, and of new ones, which are still accepted: a server that hangs. Nothing that
+// was sent is lost.
+func (p *Proxy) Freeze() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.thawed:
+		p.thawed = make(chan struct{})
+	default:
+	}
+}
+
+// Thaw lets the data flow again.
+func (p *Proxy) Thaw() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.thaw()
+}
+
+func (p *Proxy) thaw() {
+	select {
+	case <-p.thawed:
+	default:
+		close(p.thawed)
+	}
+}
+
+func (p *Proxy) close() {
+	p.mu.Lock()
+	p.closed = true
+	p.listener.Close()
+	for conn := range p.conns {
+		conn.Close()
+	}
+	p.thaw()
+	p.mu.Unlock()
+	p.wg.Wait()
+}
+
+func (p *Proxy) accept() {
+	for {
+		client, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		if !p.track(client) {
+			return
+		}
+		p.wg.Go(func() { p.serve(client) })
+	}
+}
+
+// track remembers a connection so that Cut finds it. It closes it and reports false when the proxy has ended.
+func (p *Proxy) track(conn net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		conn.Close()
+		return false
+	}
+	p.conns[conn] = struct{}{}
+	return true
+}
+
+func (p *Proxy) drop(conn net.Conn) {
+	conn.Close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.conns, conn)
+}
+
+// flowing waits until data may flow.
+func (p *Proxy) flowing() {
+	for {
+		p.mu.Lock()
+		thawed := p.thawed
+		p.mu.Unlock()
+		<-thawed
+		p.mu.Lock()
+		same := thawed == p.thawed
+		p.mu.Unlock()
+		if same {
+			return
+		}
+	}
+}
+
+func (p *Proxy) serve(client net.Conn) {
+	defer p.drop(client)
+	p.flowing()
+	server, err := net.Dial(p.network, p.target)
+	if err != nil {
+		return
+	}
+	if !p.track(server) {
+		return
+	}
+	defer p.drop(server)
+	var both sync.WaitGroup
+	both.Go(func() { p.copy(server, client) })
+	both.Go(func() { p.copy(client, server) })
+	both.Wait()
+}
+
+// copy moves data until either side ends, then ends the other side's reading too. A half-closed connection counts as
+// ended: no protocol behind this proxy uses them.
+func (p *Proxy) copy(dst, src net.Conn) {
+	defer dst.Close()
+	defer src.Close()
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := src.Read(buffer)
+		if n > 0 {
+			p.flowing()
+			if _, err := dst.Write(buffer[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				p.flowing() // a frozen server's end is not seen either
+			}
+			return
+		}
+	}
+}

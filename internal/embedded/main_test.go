@@ -1,0 +1,33 @@
+package embedded_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/picketd/picket/internal/embedded"
+	"github.com/picketd/picket/internal/embedded/embeddedtest"
+)
+
+// childVariable makes this test binary a program that starts PostgreSQL on the directory it names and waits to be
+// killed.
+const childVariable = "PICKET_EMBEDDED_TEST_CHILD"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childVariable); dir != "" {
+		child(dir)
+	}
+	embeddedtest.Main(m)
+}
+
+func child(dir string) {
+	postgres, err := embedded.StartPostgres(context.Background(), embedded.PostgresOptions{DataDir: dir})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	fmt.Println(postgres.PID())
+	<-postgres.Done()
+	os.Exit(1)
+}
