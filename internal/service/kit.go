@@ -22,7 +22,7 @@ type Kit struct {
 	Version  string
 	Started  time.Time
 	Log      *slog.Logger
-	Metrics  prometheus.Registerer
+	Metrics  *prometheus.Registry
 	Health   *Health
 }
 

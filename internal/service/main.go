@@ -155,7 +155,7 @@ func run[C any](ctx context.Context, program Program[C], kit *Kit, config C, com
 	defer stopAdmin()
 	mux := http.NewServeMux()
 	mux.Handle("/", Handler(kit))
-	mux.Handle("GET /metrics", MetricsHandler(kit.Metrics.(prometheus.Gatherer)))
+	mux.Handle("GET /metrics", MetricsHandler(kit.Metrics))
 	var admin errgroup.Group
 	admin.Go(func() error { return ServeHTTP(adminCtx, listener, mux) })
 
