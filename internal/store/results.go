@@ -1,0 +1,265 @@
+package store
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	picketv1 "github.com/picketd/picket/proto/picket/v1"
+)
+
+// Result is one row of server_health_checks, with the names that go into check_states. Its identity is (CheckID,
+// Location, ScheduledAt).
+type Result struct {
+	CheckID     uuid.UUID
+	Location    string
+	ScheduledAt time.Time
+	Status      picketv1.Status
+	// Latency is kept in whole microseconds, at most math.MaxInt32 of them.
+	Latency    time.Duration
+	HTTPStatus int16 // 0: none
+	Reason     string
+	Message    string
+	// StartedAt is zero when nothing was started.
+	StartedAt time.Time
+	Instance  string
+	Revision  int32
+
+	// Missed marks a tick at which nobody looked. MissedUntil is the last of several in a row, else zero.
+	Missed      bool
+	MissedUntil time.Time
+	// OnDemand results are history, and signs of life; they move no current status.
+	OnDemand bool
+
+	CertificateNotAfter time.Time // zero: none shown
+	ConnectionReused    bool
+	Details             []byte // one JSON value; nil: none
+
+	// StreamEpoch and StreamSeq say where in the event stream it came: creation of the stream (Unix nanoseconds), and
+	// sequence.
+	StreamEpoch, StreamSeq int64
+
+	Org, Server, Check, Kind string
+}
+
+// compareKeys is the order in which every transaction of ours touches rows, so that no two wait for each other in a
+// circle. It is also the order of the key's index.
+func compareKeys(a, b *Result) int {
+	return cmp.Or(bytes.Compare(a.CheckID[:], b.CheckID[:]), strings.Compare(a.Location, b.Location),
+		a.ScheduledAt.Compare(b.ScheduledAt))
+}
+
+// Refused is a row that the database will never take.
+type Refused struct {
+	// Row is its index in what was given to Write.
+	Row int
+	Err error
+}
+
+// Written says what became of a batch.
+type Written struct {
+	// Rows were inserted or took the place of a missed marker.
+	Rows int
+	// Duplicates were there already, in the database or earlier in the batch.
+	Duplicates int
+	// Refused rows are in nobody's way but must not be forgotten.
+	Refused []Refused
+}
+
+// retries bounds the attempts at one batch: conflicts, deadlocks and missing partitions are cured by another one.
+const retries = 5
+
+// ResultWriter writes batches of results and keeps check_states beside them. Write must not be called concurrently;
+// Flush may run beside it. Any number of writers, in any number of processes, may work on one database.
+type ResultWriter struct {
+	store   *Store
+	states  states
+	encoder copyEncoder
+}
+
+// NewResultWriter makes a writer that knows no states yet: each check's first result is a change to it until
+// [ResultWriter.LoadStates] was called.
+func (s *Store) NewResultWriter() *ResultWriter {
+	return &ResultWriter{store: s, states: newStates()}
+}
+
+// batchRow is a row and where it stood in the caller's batch.
+type batchRow struct {
+	*Result
+	index int
+}
+
+// Write commits the rows, all that are not refused, before it returns nil. On an error, which [Classify] names, some
+// parts of the batch may be committed; writing the same rows again does no harm. Per identity the first real outcome
+// stays, and a real one replaces a missed marker.
+//
+// redelivered says that some of the rows may have been written before; the batch then takes the slower way that
+// expects it at once, instead of after a failed attempt.
+func (w *ResultWriter) Write(ctx context.Context, rows []Result, redelivered bool) (Written, error) {
+	if len(rows) == 0 {
+		return Written{}, nil
+	}
+	batch := sortBatch(rows)
+	written := Written{Duplicates: len(rows) - len(batch)}
+	err := w.write(ctx, batch, redelivered, &written)
+	return written, err
+}
+
+// sortBatch brings the rows into key order, one per key.
+func sortBatch(rows []Result) []batchRow {
+	batch := make([]batchRow, len(rows))
+	for i := range rows {
+		batch[i] = batchRow{&rows[i], i}
+	}
+	slices.SortStableFunc(batch, func(a, b batchRow) int { return compareKeys(a.Result, b.Result) })
+	kept := batch[:1]
+	for _, row := range batch[1:] {
+		last := &kept[len(kept)-1]
+		if compareKeys(last.Result, row.Result) != 0 {
+			kept = append(kept, row)
+			continue
+		}
+		*last = merge(*last, row)
+	}
+	return kept
+}
+
+// merge is the rule for two results of one identity in memory; the statement of upsert is the same rule in SQL.
+func merge(first, second batchRow) batchRow {
+	kept := first
+	if first.Missed && !second.Missed {
+		kept = second
+	}
+	until := first.MissedUntil
+	if second.MissedUntil.After(until) {
+		until = second.MissedUntil
+	}
+	if until.Equal(kept.MissedUntil) {
+		return kept
+	}
+	row := *kept.Result
+	row.MissedUntil = until
+	return batchRow{&row, kept.index}
+}
+
+func (w *ResultWriter) write(ctx context.Context, batch []batchRow, conflicts bool, written *Written) error {
+	for attempt := 1; ; attempt++ {
+		folded := w.states.fold(batch)
+		rows, err := w.try(ctx, batch, folded, conflicts)
+		if err == nil {
+			written.Rows += rows
+			written.Duplicates += len(batch) - rows
+			w.states.commit(folded)
+			return nil
+		}
+		class := Classify(err)
+		switch {
+		case errors.Is(err, ErrUnknownOutcome), class == Conflict:
+			conflicts = true
+		case class == NoPartition:
+			if err := w.store.ensurePartitionsOf(ctx, batch); err != nil {
+				return err
+			}
+		case class == Data:
+			return w.bisect(ctx, batch, conflicts, err, written)
+		case class != Retry:
+			return err
+		}
+		if attempt == retries {
+			return err
+		}
+	}
+}
+
+// bisect finds the rows that the database refuses, each in a transaction of few others, and writes the rest.
+func (w *ResultWriter) bisect(ctx context.Context, batch []batchRow, conflicts bool, err error, written *Written) error {
+	if len(batch) == 1 {
+		written.Refused = append(written.Refused, Refused{Row: batch[0].index, Err: err})
+		return nil
+	}
+	half := len(batch) / 2
+	if err := w.write(ctx, batch[:half], conflicts, written); err != nil {
+		return err
+	}
+	return w.write(ctx, batch[half:], conflicts, written)
+}
+
+// try is one transaction: the rows, and the states whose status they change.
+func (w *ResultWriter) try(ctx context.Context, batch []batchRow, folded []foldedState, conflicts bool) (rows int, err error) {
+	changed := make([]*stateRow, 0, 16)
+	for i := range folded {
+		if folded[i].changed {
+			changed = append(changed, &folded[i].row)
+		}
+	}
+	err = InTx(ctx, w.store, 0, func(ctx context.Context, tx pgx.Tx) error {
+		if conflicts {
+			rows, err = upsertResults(ctx, tx, batch)
+		} else {
+			rows, err = w.encoder.copyResults(ctx, tx, batch)
+		}
+		if err != nil {
+			return err
+		}
+		return upsertStates(ctx, tx, changed)
+	})
+	return rows, err
+}
+
+const upsertResultsSQL = `
+INSERT INTO server_health_checks AS t (` + resultColumns + `)
+SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::timestamptz[], $5::timestamptz[],
+    $6::bigint[], $7::bigint[], $8::integer[], $9::integer[], $10::smallint[], $11::smallint[],
+    $12::boolean[], $13::boolean[], $14::boolean[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[],
+    $20::jsonb[])
+ON CONFLICT (check_id, location, scheduled_at) DO UPDATE SET
+    started_at = excluded.started_at,
+    missed_until = greatest(t.missed_until, excluded.missed_until),
+    certificate_not_after = excluded.certificate_not_after,
+    stream_epoch = excluded.stream_epoch, stream_seq = excluded.stream_seq,
+    latency_us = excluded.latency_us, revision = excluded.revision,
+    status = excluded.status, http_status = excluded.http_status,
+    missed = excluded.missed, on_demand = excluded.on_demand, connection_reused = excluded.connection_reused,
+    instance = excluded.instance, reason = excluded.reason, message = excluded.message, details = excluded.details
+WHERE t.missed AND NOT excluded.missed`
+
+// extendMarkersSQL keeps what a marker of several ticks says about the later ones when its own tick has a row already.
+const extendMarkersSQL = `
+UPDATE server_health_checks t SET missed_until = m.missed_until
+FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[]) AS m (check_id, location, scheduled_at, missed_until)
+WHERE t.check_id = m.check_id AND t.location = m.location AND t.scheduled_at = m.scheduled_at
+  AND (t.missed_until IS NULL OR t.missed_until < m.missed_until)`
+
+// upsertResults is the way for batches of which some rows may be there.
+func upsertResults(ctx context.Context, tx pgx.Tx, batch []batchRow) (int, error) {
+	c := newResultArrays(batch)
+	tag, err := tx.Exec(ctx, upsertResultsSQL, c.checkID, c.scheduledAt, c.startedAt, c.missedUntil, c.certificate,
+		c.epoch, c.seq, c.latency, c.revision, c.status, c.httpStatus, c.missed, c.onDemand, c.reused,
+		c.org, c.location, c.instance, c.reason, c.message, c.details)
+	if err != nil {
+		return 0, fmt.Errorf("upsert results: %w", err)
+	}
+	rows := int(tag.RowsAffected())
+	var spans []batchRow
+	for _, row := range batch {
+		if row.Missed && !row.MissedUntil.IsZero() {
+			spans = append(spans, row)
+		}
+	}
+	if len(spans) == 0 || rows == len(batch) {
+		return rows, nil
+	}
+	m := newResultArrays(spans)
+	if _, err := tx.Exec(ctx, extendMarkersSQL, m.checkID, m.location, m.scheduledAt, m.missedUntil); err != nil {
+		return 0, fmt.Errorf("extend markers: %w", err)
+	}
+	return rows, nil
+}

@@ -1,0 +1,274 @@
+package store
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	picketv1 "github.com/picketd/picket/proto/picket/v1"
+)
+
+const (
+	// maxStates bounds the memory that checks nobody has heard of can take. A state that was forgotten costs one
+	// needless row in the transaction of its next result.
+	maxStates = 500_000
+	// flushRows is how many states one transaction of a flush moves: a share of its deadline, also on slow disks.
+	flushRows = 2000
+)
+
+// stateKey names a row of check_states.
+type stateKey struct {
+	check    uuid.UUID
+	location string
+}
+
+// stateRow is a row of check_states: what the newest result says.
+type stateRow struct {
+	stateKey
+	scheduledAt, since    time.Time
+	checkedAt, seenAt     time.Time // zero: never
+	epoch, seq            int64
+	latency               int32
+	status                picketv1.Status // unspecified: only on-demand results so far
+	httpStatus            int16
+	missed                bool
+	org, server, name     string
+	kind, reason, message string
+}
+
+// state is what this process knows of a row.
+type state struct {
+	stateRow
+	dirty   bool // the database has not got it
+	touched bool // the server's summary has not followed it
+}
+
+// states coalesces: the database learns of a changed status with the batch that changed it, and of everything else at
+// the next flush. Another writer's changes are not known here, so a status that this one sees unchanged may reach the
+// row only with the flush; the statement moves rows only forward in time, so that nobody's old news wins.
+type states struct {
+	mu    sync.Mutex
+	known map[stateKey]*state
+	limit int
+}
+
+func newStates() states { return states{known: map[stateKey]*state{}, limit: maxStates} }
+
+// foldedState is one row after a batch.
+type foldedState struct {
+	row     stateRow
+	changed bool // its status is another one than before
+}
+
+// newer is the order of results of one check at one location, the same as in upsertStatesSQL: by tick, and on the same
+// tick a real outcome after a missed one.
+func (r *stateRow) newer(than *stateRow) bool {
+	if c := r.scheduledAt.Compare(than.scheduledAt); c != 0 {
+		return c > 0
+	}
+	return than.missed && !r.missed
+}
+
+// fold works out the states after a batch in key order, without remembering them.
+func (s *states) fold(batch []batchRow) []foldedState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	folded := make([]foldedState, 0, len(batch))
+	for i := range batch {
+		r := batch[i].Result
+		key := stateKey{r.CheckID, r.Location}
+		if n := len(folded); n == 0 || folded[n-1].row.stateKey != key {
+			folded = append(folded, foldedState{row: stateRow{stateKey: key}})
+			if known, ok := s.known[key]; ok {
+				folded[n].row = known.stateRow
+			}
+		}
+		at := &folded[len(folded)-1]
+		at.changed = at.row.take(r) || at.changed
+	}
+	// Results on demand alone make no row: nothing is known yet of when the check is due.
+	return slices.DeleteFunc(folded, func(f foldedState) bool {
+		return f.row.status == picketv1.Status_STATUS_UNSPECIFIED
+	})
+}
+
+// take moves the row forward by one result, and reports whether the status became another one.
+func (r *stateRow) take(result *Result) (changed bool) {
+	if !result.Missed {
+		r.checkedAt = later(r.checkedAt, result.ScheduledAt)
+	}
+	if answered(result.Status) {
+		r.seenAt = later(r.seenAt, result.ScheduledAt)
+	}
+	next := stateRow{scheduledAt: result.ScheduledAt, missed: result.Missed}
+	first := r.status == picketv1.Status_STATUS_UNSPECIFIED
+	if result.OnDemand || !first && !next.newer(r) {
+		return false
+	}
+	if first || r.status != result.Status {
+		changed, r.since = true, result.ScheduledAt
+	}
+	r.scheduledAt, r.missed, r.status = result.ScheduledAt, result.Missed, result.Status
+	r.epoch, r.seq = result.StreamEpoch, result.StreamSeq
+	r.latency, r.httpStatus = latencyUS(result.Latency), result.HTTPStatus
+	r.org, r.server, r.name, r.kind = result.Org, result.Server, result.Check, result.Kind
+	r.reason, r.message = result.Reason, result.Message
+	return changed
+}
+
+// answered reports whether the target spoke.
+func answered(status picketv1.Status) bool {
+	switch status {
+	case picketv1.Status_STATUS_HEALTHY, picketv1.Status_STATUS_DEGRADED, picketv1.Status_STATUS_CRITICAL:
+		return true
+	default:
+		return false
+	}
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// commit remembers what a committed batch made.
+func (s *states) commit(folded []foldedState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range folded {
+		row := &folded[i].row
+		known, ok := s.known[row.stateKey]
+		if !ok {
+			known = &state{}
+			s.known[row.stateKey] = known
+		}
+		known.stateRow = *row
+		known.dirty, known.touched = !folded[i].changed, true
+	}
+	s.shrink()
+}
+
+// shrink forgets states above the limit, a tenth at once; those that the database has not got only when nothing else
+// is left.
+func (s *states) shrink() {
+	if len(s.known) <= s.limit {
+		return
+	}
+	target := s.limit - s.limit/10
+	for _, alsoDirty := range []bool{false, true} {
+		for key, known := range s.known {
+			if len(s.known) <= target {
+				return
+			}
+			if alsoDirty || !known.dirty {
+				delete(s.known, key)
+			}
+		}
+	}
+}
+
+// pending returns copies of the states that a flush has to do something about, in key order.
+func (s *states) pending() []state {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var pending []state
+	for _, known := range s.known {
+		if known.dirty || known.touched {
+			pending = append(pending, *known)
+		}
+	}
+	slices.SortFunc(pending, func(a, b state) int {
+		return cmp.Or(bytes.Compare(a.check[:], b.check[:]), strings.Compare(a.location, b.location))
+	})
+	return pending
+}
+
+// flushed takes note of what the database has got now, unless it moved meanwhile.
+func (s *states) flushed(rows []state) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range rows {
+		if known, ok := s.known[rows[i].stateKey]; ok && known.stateRow == rows[i].stateRow {
+			known.dirty, known.touched = false, false
+		}
+	}
+}
+
+// LoadStates reads what the database knows, so that a writer that starts does not take every check for changed.
+func (w *ResultWriter) LoadStates(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, TxTimeout)
+	defer cancel()
+	rows, err := w.store.pool.Query(ctx, `
+		SELECT check_id, location, scheduled_at, since, checked_at, seen_at,
+		       stream_epoch, stream_seq, latency_us, status, coalesce(http_status, 0), missed,
+		       org, server, check_name, kind, reason, message
+		FROM check_states ORDER BY scheduled_at DESC LIMIT $1`, maxStates)
+	if err != nil {
+		return fmt.Errorf("load states: %w", err)
+	}
+	defer rows.Close()
+	loaded := map[stateKey]*state{}
+	for rows.Next() {
+		row, err := scanState(rows)
+		if err != nil {
+			return fmt.Errorf("load states: %w", err)
+		}
+		loaded[row.stateKey] = &state{stateRow: row}
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("load states: %w", err)
+	}
+	w.states.mu.Lock()
+	defer w.states.mu.Unlock()
+	for key, row := range loaded {
+		if known, ok := w.states.known[key]; !ok || row.newer(&known.stateRow) {
+			w.states.known[key] = row
+		}
+	}
+	return nil
+}
+
+// Flush moves the times of all checks seen since the last one, and the summaries of their servers, in transactions of
+// their own. What could not be moved is moved by the next flush.
+func (w *ResultWriter) Flush(ctx context.Context) error {
+	pending := w.states.pending()
+	for part := range slices.Chunk(pending, flushRows) {
+		if err := w.store.flushStates(ctx, part); err != nil {
+			return fmt.Errorf("flush states: %w", err)
+		}
+		w.states.flushed(part)
+	}
+	return nil
+}
+
+func (s *Store) flushStates(ctx context.Context, part []state) error {
+	for attempt := 1; ; attempt++ {
+		err := InTx(ctx, s, 0, func(ctx context.Context, tx pgx.Tx) error {
+			var dirty []*stateRow
+			checks := make([]uuid.UUID, 0, len(part))
+			for i := range part {
+				if part[i].dirty {
+					dirty = append(dirty, &part[i].stateRow)
+				}
+				checks = append(checks, part[i].check)
+			}
+			if err := upsertStates(ctx, tx, dirty); err != nil {
+				return err
+			}
+			return summarize(ctx, tx, checks)
+		})
+		if err == nil || Classify(err) != Retry || attempt == retries {
+			return err
+		}
+	}
+}

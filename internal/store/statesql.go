@@ -1,0 +1,123 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	picketv1 "github.com/picketd/picket/proto/picket/v1"
+)
+
+// upsertStatesSQL moves rows only forward in time. unnest yields them in the order given, which is key order, and each
+// is locked as it comes: writers that overlap wait for each other, never in a circle.
+const upsertStatesSQL = `
+INSERT INTO check_states AS t (check_id, location, scheduled_at, since, checked_at, seen_at, stream_epoch, stream_seq,
+    latency_us, status, http_status, missed, org, server, check_name, kind, reason, message)
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[],
+    $7::bigint[], $8::bigint[], $9::integer[], $10::smallint[], $11::smallint[], $12::boolean[],
+    $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[])
+ON CONFLICT (check_id, location) DO UPDATE SET
+    scheduled_at = excluded.scheduled_at,
+    since = CASE WHEN t.status = excluded.status THEN t.since ELSE excluded.since END,
+    checked_at = greatest(t.checked_at, excluded.checked_at),
+    seen_at = greatest(t.seen_at, excluded.seen_at),
+    stream_epoch = excluded.stream_epoch, stream_seq = excluded.stream_seq,
+    latency_us = excluded.latency_us, status = excluded.status, http_status = excluded.http_status,
+    missed = excluded.missed, org = excluded.org, server = excluded.server, check_name = excluded.check_name,
+    kind = excluded.kind, reason = excluded.reason, message = excluded.message
+WHERE (t.scheduled_at, NOT t.missed) < (excluded.scheduled_at, NOT excluded.missed)`
+
+// upsertStates expects the rows in key order, one per key.
+func upsertStates(ctx context.Context, tx pgx.Tx, rows []*stateRow) error {
+	if len(rows) == 0 {
+		return nil
+	}
+	n := len(rows)
+	var (
+		check                       = make([]uuid.UUID, n)
+		location, org, server, name = make([]string, n), make([]string, n), make([]string, n), make([]string, n)
+		kind, reason, message       = make([]string, n), make([]string, n), make([]string, n)
+		scheduledAt, since          = make([]time.Time, n), make([]time.Time, n)
+		checkedAt, seenAt           = make([]*time.Time, n), make([]*time.Time, n)
+		epoch, seq                  = make([]int64, n), make([]int64, n)
+		latency                     = make([]int32, n)
+		status                      = make([]int16, n)
+		httpStatus                  = make([]*int16, n)
+		missed                      = make([]bool, n)
+	)
+	for i, r := range rows {
+		check[i], location[i], scheduledAt[i], since[i] = r.check, r.location, r.scheduledAt, r.since
+		checkedAt[i], seenAt[i] = nullTime(r.checkedAt), nullTime(r.seenAt)
+		epoch[i], seq[i], latency[i], status[i] = r.epoch, r.seq, r.latency, int16(r.status)
+		httpStatus[i], missed[i] = nullInt16(r.httpStatus), r.missed
+		org[i], server[i], name[i], kind[i], reason[i], message[i] = r.org, r.server, r.name, r.kind, r.reason, r.message
+	}
+	_, err := tx.Exec(ctx, upsertStatesSQL, check, location, scheduledAt, since, checkedAt, seenAt, epoch, seq,
+		latency, status, httpStatus, missed, org, server, name, kind, reason, message)
+	if err != nil {
+		return fmt.Errorf("upsert states: %w", err)
+	}
+	return nil
+}
+
+// A server is as bad as the worst of its enabled checks, at any location; unknown only when all of them are.
+const summarizeSQL = `
+WITH summary AS (
+    SELECT c.server_id,
+           coalesce(max(k.status) FILTER (WHERE k.status < 5), 5)::smallint AS status,
+           max(k.checked_at) AS checked_at, max(k.seen_at) AS seen_at
+    FROM checks c JOIN check_states k ON k.check_id = c.id
+    WHERE c.server_id = ANY ($1) AND c.enabled
+    GROUP BY c.server_id
+)
+UPDATE managed_servers s SET
+    health_status = picket_status_word(summary.status),
+    last_health_check_at = greatest(s.last_health_check_at, summary.checked_at),
+    last_seen_at = greatest(s.last_seen_at, summary.seen_at)
+FROM summary
+WHERE s.id = summary.server_id
+  AND (s.health_status IS DISTINCT FROM picket_status_word(summary.status)
+       OR s.last_health_check_at IS DISTINCT FROM greatest(s.last_health_check_at, summary.checked_at)
+       OR s.last_seen_at IS DISTINCT FROM greatest(s.last_seen_at, summary.seen_at))`
+
+// summarize lets managed_servers follow the states of some checks.
+func summarize(ctx context.Context, tx pgx.Tx, checks []uuid.UUID) error {
+	rows, err := tx.Query(ctx, `
+		SELECT id FROM managed_servers WHERE id IN (SELECT server_id FROM checks WHERE id = ANY ($1))
+		ORDER BY id FOR NO KEY UPDATE`, checks)
+	if err != nil {
+		return fmt.Errorf("lock servers: %w", err)
+	}
+	servers, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	if err != nil {
+		return fmt.Errorf("lock servers: %w", err)
+	}
+	if len(servers) == 0 {
+		return nil
+	}
+	if _, err := tx.Exec(ctx, summarizeSQL, servers); err != nil {
+		return fmt.Errorf("summarize servers: %w", err)
+	}
+	return nil
+}
+
+func scanState(rows pgx.Rows) (stateRow, error) {
+	var (
+		r             stateRow
+		checked, seen *time.Time
+		status        int16
+	)
+	err := rows.Scan(&r.check, &r.location, &r.scheduledAt, &r.since, &checked, &seen, &r.epoch, &r.seq, &r.latency,
+		&status, &r.httpStatus, &r.missed, &r.org, &r.server, &r.name, &r.kind, &r.reason, &r.message)
+	r.status = picketv1.Status(status)
+	if checked != nil {
+		r.checkedAt = *checked
+	}
+	if seen != nil {
+		r.seenAt = *seen
+	}
+	return r, err
+}
