@@ -1,0 +1,64 @@
+package store
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/picketd/picket/internal/embedded/embeddedtest"
+)
+
+func TestMain(m *testing.M) { embeddedtest.Main(m) }
+
+// migrated is a database with the whole schema, made once and copied for each test.
+var migrated = embeddedtest.NewTemplate(func(ctx context.Context, url string) error {
+	s, err := Open(ctx, Options{URL: url})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	return s.Migrate(ctx)
+})
+
+// newStore is a store on a database of the test's own, with the whole schema.
+func newStore(t testing.TB) *Store {
+	t.Helper()
+	return openStore(t, migrated.Postgres(t).URL)
+}
+
+func openStore(t testing.TB, url string) *Store {
+	t.Helper()
+	s, err := Open(t.Context(), Options{URL: url, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+// plain makes a connection string ask for plain mode.
+func plain(url string) string {
+	separator := "?"
+	if strings.Contains(url, "?") {
+		separator = "&"
+	}
+	return url + separator + "picket.mode=plain"
+}
+
+// query returns one value.
+func query[T any](t testing.TB, s *Store, sql string, args ...any) T {
+	t.Helper()
+	var value T
+	if err := s.pool.QueryRow(t.Context(), sql, args...).Scan(&value); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return value
+}
+
+func exec(t testing.TB, s *Store, sql string, args ...any) {
+	t.Helper()
+	if _, err := s.pool.Exec(t.Context(), sql, args...); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
