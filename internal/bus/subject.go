@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/picketd/picket/internal/health"
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
@@ -61,7 +62,7 @@ type Subject struct {
 
 // ProbeSubject is where the result of a tick is published.
 func ProbeSubject(org string, status picketv1.Status, location, server, check string) string {
-	return join(Token(org), FamilyProbe, StatusWord(status), Token(location), Token(server), Token(check))
+	return join(Token(org), FamilyProbe, health.Word(status), Token(location), Token(server), Token(check))
 }
 
 // CatalogSubject is where a change of a server is published.
@@ -88,39 +89,6 @@ func DeadSubject(org, stream, consumer string) string {
 // WorkerSubject is where a process sends its heartbeat.
 func WorkerSubject(service, location, instance string) string {
 	return join(FamilyWorker, Token(service), Token(location), Token(instance))
-}
-
-// StatusWord is the status as a subject and a row spell it.
-func StatusWord(status picketv1.Status) string {
-	switch status {
-	case picketv1.Status_STATUS_HEALTHY:
-		return "healthy"
-	case picketv1.Status_STATUS_DEGRADED:
-		return "degraded"
-	case picketv1.Status_STATUS_CRITICAL:
-		return "critical"
-	case picketv1.Status_STATUS_UNREACHABLE:
-		return "unreachable"
-	default:
-		return "unknown"
-	}
-}
-
-func parseStatus(word string) (picketv1.Status, bool) {
-	switch word {
-	case "healthy":
-		return picketv1.Status_STATUS_HEALTHY, true
-	case "degraded":
-		return picketv1.Status_STATUS_DEGRADED, true
-	case "critical":
-		return picketv1.Status_STATUS_CRITICAL, true
-	case "unreachable":
-		return picketv1.Status_STATUS_UNREACHABLE, true
-	case "unknown":
-		return picketv1.Status_STATUS_UNKNOWN, true
-	default:
-		return 0, false
-	}
 }
 
 // Token makes s safe as one token: lower case, every character outside
@@ -208,9 +176,8 @@ func parseOfOrg(t []string) (Subject, bool) {
 		if len(rest) != 4 {
 			return Subject{}, false
 		}
-		var known bool
-		s.Status, known = parseStatus(rest[0])
-		s.Location, s.Server, s.Check = rest[1], rest[2], rest[3]
+		status, known := health.ParseStatus(rest[0])
+		s.Status, s.Location, s.Server, s.Check = status, rest[1], rest[2], rest[3]
 		return s, known
 	case FamilyMetric:
 		if len(rest) != 2 {
