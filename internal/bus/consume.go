@@ -24,6 +24,8 @@ type Hole struct {
 	// Epoch of the stream, see StreamInfo.
 	Epoch    int64
 	From, To uint64
+	// Until is when the stream took the oldest message that it still has.
+	Until time.Time
 }
 
 // ConsumeOptions says what to receive and what to do with it.
@@ -256,7 +258,7 @@ func (c *Conn) checkContinuity(ctx context.Context, consumer jetstream.Consumer,
 	if opts.OnBacklog != nil {
 		opts.OnBacklog(backlogShare(info, floor))
 	}
-	hole := Hole{Stream: opts.Stream, Epoch: info.Epoch(), From: floor + 1, To: info.FirstSeq - 1}
+	hole := Hole{Stream: opts.Stream, Epoch: info.Epoch(), From: floor + 1, To: info.FirstSeq - 1, Until: info.FirstTime}
 	if opts.OnHole == nil || floor == 0 || info.FirstSeq == 0 || hole.To < hole.From {
 		return nil
 	}

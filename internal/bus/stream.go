@@ -45,10 +45,12 @@ type StreamInfo struct {
 	// Created tells one life of a stream from the next.
 	Created  time.Time
 	FirstSeq uint64
-	LastSeq  uint64
-	Messages uint64
-	Bytes    uint64
-	MaxBytes int64
+	// FirstTime is when the stream took its oldest message.
+	FirstTime time.Time
+	LastSeq   uint64
+	Messages  uint64
+	Bytes     uint64
+	MaxBytes  int64
 }
 
 // Epoch is the form of Created that rows keep: nanoseconds since the Unix epoch.
@@ -171,11 +173,12 @@ func (c *Conn) StreamInfo(ctx context.Context, name string) (StreamInfo, error) 
 
 func streamInfo(info *jetstream.StreamInfo) StreamInfo {
 	return StreamInfo{
-		Created:  info.Created,
-		FirstSeq: info.State.FirstSeq,
-		LastSeq:  info.State.LastSeq,
-		Messages: info.State.Msgs,
-		Bytes:    info.State.Bytes,
-		MaxBytes: info.Config.MaxBytes,
+		Created:   info.Created,
+		FirstSeq:  info.State.FirstSeq,
+		FirstTime: info.State.FirstTime,
+		LastSeq:   info.State.LastSeq,
+		Messages:  info.State.Msgs,
+		Bytes:     info.State.Bytes,
+		MaxBytes:  info.Config.MaxBytes,
 	}
 }
