@@ -1,0 +1,82 @@
+# The doors of this repository; `make` alone lists them. Each is one command that could be typed as well: what needs more
+# than a line is in scripts/ and .ci/.
+
+TOOLS := $(CURDIR)/.bin
+LINT := $(TOOLS)/golangci-lint
+BUF := $(TOOLS)/buf
+export PATH := $(TOOLS):$(PATH)
+
+ARGS ?=
+PKG ?= work
+BENCH ?= .
+
+.DEFAULT_GOAL := help
+.PHONY: help up test bench lint fmt gen verify contract fix build clean tools go
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-15s %s\n", $$1, $$2 }'
+
+up: go ## run Picket with everything it needs; ARGS=--demo adds a small fleet, ARGS=--help lists the flags
+	@go build -o bin/picket ./cmd/picket
+	@if ! scripts/database-set; then PICKET_POSTGRES_BIN=$$(scripts/postgres) && export PICKET_POSTGRES_BIN || exit; fi; \
+	exec bin/picket up $(ARGS)
+
+test: go ## run all tests; PKG=./internal/... fewer of them, ARGS='-run X -v' flags for go test
+	@PICKET_POSTGRES_BIN=$$(scripts/postgres) && export PICKET_POSTGRES_BIN || exit; \
+	go test $$(scripts/race-flag) -timeout 20m $(ARGS) $(PKG)
+
+bench: go ## run all benchmarks; PKG and BENCH (a pattern) choose, ARGS='-count 10' for benchstat
+	@PICKET_POSTGRES_BIN=$$(scripts/postgres) && export PICKET_POSTGRES_BIN || exit; \
+	go test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m $(ARGS) $(PKG)
+
+build: go ## build every program into bin/
+	@go build -o bin/ work
+
+lint: go $(LINT) ## find what is wrong with the code beyond what the compiler says
+	@$(LINT) run $$(go list -m -f '{{.Dir}}/...')
+	@if command -v shellcheck >/dev/null; then shellcheck $$(scripts/shell-files); else echo 'lint: no shellcheck here, shell scripts go unread' >&2; fi
+
+fmt: go $(LINT) ## format the code
+	@$(LINT) fmt $$(go list -m -f '{{.Dir}}')
+
+gen: go $(BUF) $(TOOLS)/protoc-gen-go ## write all generated files anew
+	@cd proto && $(BUF) generate
+	@go generate work
+
+verify: go $(LINT) $(BUF) $(TOOLS)/protoc-gen-go ## check everything that needs no running: format, vet, lint, generated files, modules
+	@scripts/verify
+
+contract: go $(BUF) $(TOOLS)/protoc-gen-go ## of verify, what concerns the wire contract: lint, compatible with main, code fresh
+	@scripts/verify proto compatible contract
+
+fix: fmt ## cure what verify finds, where a machine can
+	@$(LINT) run --fix $$(go list -m -f '{{.Dir}}/...') || echo 'fix: what is listed above needs a person' >&2
+	@go run ./scripts/modules -fix
+	@$(MAKE) --no-print-directory gen
+
+tools: $(LINT) $(BUF) $(TOOLS)/protoc-gen-go ## build the pinned developer tools into .bin/ (minutes, once)
+
+clean: ## remove what was built here
+	@rm -rf bin .bin
+
+# Before anything else and outside the repository, where a Go older than 1.21 would stumble over go.work in words that
+# name neither it nor the cure.
+go:
+	@v=$$(cd / && go version 2>/dev/null | sed -n 's/.*go1\.\([0-9]*\).*/\1/p'); [ "$${v:-0}" -ge 26 ] || \
+	{ echo "make: Picket needs Go 1.26 or newer, here is $$(cd / && go version 2>/dev/null || echo none): see https://go.dev/dl" >&2; exit 1; }
+
+# The tools have modules of their own outside go.work, so that their dependencies do not raise ours. Rebuilt when their
+# version changes.
+$(LINT): tools/golangci/go.mod | go
+	@echo 'building golangci-lint (minutes, once)' >&2
+	@GOWORK=off GOBIN=$(TOOLS) go -C tools/golangci install tool
+	@touch $@
+
+$(BUF): tools/buf/go.mod | go
+	@echo 'building buf (minutes, once)' >&2
+	@GOWORK=off GOBIN=$(TOOLS) go -C tools/buf install tool
+	@touch $@
+
+$(TOOLS)/protoc-gen-go: tools/go.mod | go
+	@GOWORK=off GOBIN=$(TOOLS) go -C tools install tool
+	@touch $@
