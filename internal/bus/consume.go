@@ -81,11 +81,16 @@ func (c *Conn) consumeOnce(ctx context.Context, opts ConsumeOptions) error {
 	if err != nil {
 		return err
 	}
+	seen := newContinuity(c, consumer, opts)
+	// Before anything is acknowledged: that moves the floor over what is gone.
+	if err := seen.check(ctx); err != nil {
+		return err
+	}
 	watchCtx, stopWatch := context.WithCancel(ctx)
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
-		c.watchContinuity(watchCtx, consumer, opts)
+		seen.watch(watchCtx)
 	}()
 	defer func() { stopWatch(); <-watched }()
 
@@ -103,8 +108,9 @@ func (c *Conn) consumeOnce(ctx context.Context, opts ConsumeOptions) error {
 			c.release(batch)
 			return err
 		}
+		seen.delivered(batch)
 		if err := opts.Handle(ctx, batch); err != nil {
-			messages.Stop()
+			messages.Drain()
 			opts.Log.Error("batch not stored", "stream", opts.Stream, "consumer", opts.Durable, "messages", len(batch), "err", err)
 			if err := waitAvailable(ctx, opts); err != nil {
 				return err
@@ -175,11 +181,11 @@ func isTimeout(err error) bool {
 	return errors.Is(err, jetstream.ErrNoMessages) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errNextTimeout)
 }
 
-// drain takes what a stopped iterator still holds.
+// drain takes what an iterator that was told to drain still holds.
 func drain(c *Conn, messages jetstream.MessagesContext) []*Msg {
 	var rest []*Msg
 	for {
-		raw, err := messages.Next(jetstream.NextMaxWait(time.Millisecond))
+		raw, err := messages.Next(jetstream.NextMaxWait(time.Second))
 		if err != nil {
 			return rest
 		}
@@ -225,61 +231,4 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	case <-ctx.Done():
 		return false
 	}
-}
-
-// watchContinuity looks whether the stream has thrown away what this consumer
-// never had: a stream that discards old says nothing by itself.
-func (c *Conn) watchContinuity(ctx context.Context, consumer jetstream.Consumer, opts ConsumeOptions) {
-	if opts.OnHole == nil && opts.OnBacklog == nil {
-		return
-	}
-	var reported Hole
-	for {
-		if err := c.checkContinuity(ctx, consumer, opts, &reported); err != nil && ctx.Err() == nil {
-			opts.Log.Debug("continuity not checked", "stream", opts.Stream, "consumer", opts.Durable, "err", err)
-		}
-		if !sleep(ctx, consumeWatch) {
-			return
-		}
-	}
-}
-
-func (c *Conn) checkContinuity(ctx context.Context, consumer jetstream.Consumer, opts ConsumeOptions, reported *Hole) error {
-	// The consumer first: its floor can only have grown when the stream is read.
-	state, err := consumer.Info(ctx)
-	if err != nil {
-		return fmt.Errorf("consumer info: %w", err)
-	}
-	info, err := c.StreamInfo(ctx, opts.Stream)
-	if err != nil {
-		return err
-	}
-	floor := state.AckFloor.Stream
-	if opts.OnBacklog != nil {
-		opts.OnBacklog(backlogShare(info, floor))
-	}
-	hole := Hole{Stream: opts.Stream, Epoch: info.Epoch(), From: floor + 1, To: info.FirstSeq - 1, Until: info.FirstTime}
-	if opts.OnHole == nil || floor == 0 || info.FirstSeq == 0 || hole.To < hole.From {
-		return nil
-	}
-	if reported.Epoch == hole.Epoch && reported.To >= hole.To {
-		return nil
-	}
-	if reported.Epoch == hole.Epoch {
-		hole.From = max(hole.From, reported.To+1)
-	}
-	if err := opts.OnHole(ctx, hole); err != nil {
-		return fmt.Errorf("report hole: %w", err)
-	}
-	*reported = hole
-	return nil
-}
-
-// backlogShare is how much of the room of a stream is taken by unread messages.
-func backlogShare(info StreamInfo, floor uint64) float64 {
-	if info.Messages == 0 || info.MaxBytes <= 0 || info.LastSeq <= floor {
-		return 0
-	}
-	unread := float64(info.LastSeq-max(floor, info.FirstSeq-1)) / float64(info.Messages)
-	return unread * float64(info.Bytes) / float64(info.MaxBytes)
 }

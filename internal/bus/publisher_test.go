@@ -1,0 +1,222 @@
+package bus_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+
+	"github.com/picketd/picket/internal/bus"
+	"github.com/picketd/picket/internal/embedded/embeddedtest"
+)
+
+// runPublisher runs p until the test ends.
+func runPublisher(t *testing.T, p *bus.Publisher) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("publisher ended with %v", err)
+		}
+	})
+}
+
+// followAll reads n messages of a stream in order.
+func followAll(t *testing.T, conn *bus.Conn, stream string, n int) []*bus.Msg {
+	t.Helper()
+	var all []*bus.Msg
+	enough := errors.New("enough")
+	err := conn.Follow(testContext(t), bus.FollowOptions{
+		Stream: stream, From: 1, MaxBatch: 500, MaxWait: 1,
+		Handle: func(_ context.Context, batch []*bus.Msg) error {
+			if all = append(all, batch...); len(all) >= n {
+				return enough
+			}
+			return nil
+		},
+	})
+	if !errors.Is(err, enough) {
+		t.Fatalf("read %d of %d messages: %v", len(all), n, err)
+	}
+	return all
+}
+
+func TestPublisherKeepsOrder(t *testing.T) {
+	t.Parallel()
+	conn := connected(t)
+	publisher := bus.NewPublisher(conn, bus.PublisherOptions{})
+	runPublisher(t, publisher)
+	const n = 10_000
+	for i := range n {
+		publisher.Enqueue(probeMessage(fmt.Sprint(i), int64(i)))
+	}
+	if err := publisher.Drain(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	for i, msg := range followAll(t, conn, bus.StreamEvents, n) {
+		if got := scheduledMillis(t, msg); got != int64(i) {
+			t.Fatalf("message %d is number %d", i, got)
+		}
+	}
+	if stats := publisher.Stats(); stats.Acknowledged != n || stats.Dropped != 0 || stats.Queued != 0 {
+		t.Errorf("stats %+v after %d messages", stats, n)
+	}
+}
+
+// TestPublisherSurvivesTheServer: messages put in while the server comes and
+// goes arrive all, once, and in order.
+func TestPublisherSurvivesTheServer(t *testing.T) {
+	t.Parallel()
+	server := newServer(t)
+	conn := connect(t, "nats://"+server.addr)
+	ensureStreams(t, conn)
+	publisher := bus.NewPublisher(conn, bus.PublisherOptions{Log: slog.New(slog.DiscardHandler)})
+	runPublisher(t, publisher)
+	next := 0
+	put := func(n int) {
+		for range n {
+			publisher.Enqueue(probeMessage(fmt.Sprint(next), int64(next)))
+			next++
+		}
+	}
+	for range 3 {
+		put(3_000)
+		server.nats.Stop()
+		put(3_000)
+		server.start()
+		put(500)
+	}
+	if err := publisher.Drain(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	ctx := testContext(t)
+	if err := conn.WaitConnected(ctx); err != nil {
+		t.Fatal(err)
+	}
+	// Doubles inside the window of the stream's memory are the stream's to drop;
+	// after a restart it knows the identities from its store.
+	for i, msg := range followAll(t, conn, bus.StreamEvents, next) {
+		if got := scheduledMillis(t, msg); got != int64(i) {
+			t.Fatalf("message %d is number %d", i, got)
+		}
+	}
+}
+
+func TestPublisherDropsTheOldest(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, "nats://127.0.0.1:1") // nobody there
+	var dropped []string
+	publisher := bus.NewPublisher(conn, bus.PublisherOptions{
+		MaxBytes: 64 << 10,
+		OnDrop: func(m bus.Message, reason error) {
+			if !errors.Is(reason, bus.ErrQueueFull) {
+				t.Errorf("dropped for %v", reason)
+			}
+			dropped = append(dropped, m.ID)
+		},
+		Log: slog.New(slog.DiscardHandler),
+	})
+	runPublisher(t, publisher)
+	const n = 2_000
+	for i := range n {
+		publisher.Enqueue(probeMessage(fmt.Sprint(i), int64(i)))
+	}
+	stats := publisher.Stats()
+	if stats.Queued+len(dropped) != n || int(stats.Dropped) != len(dropped) {
+		t.Errorf("%d queued and %d dropped of %d", stats.Queued, len(dropped), n)
+	}
+	if len(dropped) < n/2 {
+		t.Errorf("only %d dropped: the queue is not bounded", len(dropped))
+	}
+	for i, id := range dropped[:10] {
+		if id != fmt.Sprint(i) {
+			t.Errorf("drop %d is message %s, not the oldest", i, id)
+		}
+	}
+}
+
+func TestPublisherGivesUpWhatCanNeverBeSent(t *testing.T) {
+	t.Parallel()
+	conn := connected(t)
+	var dropped atomic.Int64
+	publisher := bus.NewPublisher(conn, bus.PublisherOptions{
+		OnDrop: func(bus.Message, error) { dropped.Add(1) }, Log: slog.New(slog.DiscardHandler),
+	})
+	runPublisher(t, publisher)
+	huge := probeMessage("huge", 1)
+	huge.Payload = bigResult(2 << 20)
+	publisher.Enqueue(huge)
+	invalid := probeMessage("invalid", 1)
+	invalid.Payload = invalidResult()
+	publisher.Enqueue(invalid)
+	publisher.Enqueue(probeMessage("good", 2))
+	if err := publisher.Drain(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	if got := dropped.Load(); got != 2 {
+		t.Errorf("%d dropped, want the two that can not be sent", got)
+	}
+	if all := followAll(t, conn, bus.StreamEvents, 1); all[0].ID != "good" {
+		t.Errorf("the stream has %q", all[0].ID)
+	}
+}
+
+func TestPublishSameIDIsOneMessage(t *testing.T) {
+	t.Parallel()
+	conn := connected(t)
+	ctx := testContext(t)
+	first, err := conn.Publish(ctx, probeMessage("same", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := conn.Publish(ctx, probeMessage("same", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first != second {
+		t.Errorf("sequences %d and %d for one identity", first, second)
+	}
+}
+
+func TestPublishAllWithoutServer(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, "nats://127.0.0.1:1")
+	err := conn.PublishAll(testContext(t), []bus.Message{probeMessage("a", 1)})
+	if !errors.Is(err, bus.ErrDisconnected) {
+		t.Errorf("got %v, want ErrDisconnected", err)
+	}
+}
+
+func BenchmarkPublisher(b *testing.B) {
+	url := embeddedtest.NATS(b)
+	conn, err := bus.Connect(bus.Options{URL: url, Name: "bench", Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.WaitConnected(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	if err := conn.EnsureStreams(b.Context(), bus.StreamLimits{MaxBytes: 256 << 20}); err != nil {
+		b.Fatal(err)
+	}
+	publisher := bus.NewPublisher(conn, bus.PublisherOptions{})
+	ctx, cancel := context.WithCancel(b.Context())
+	done := make(chan error, 1)
+	go func() { done <- publisher.Run(ctx) }()
+	i := 0
+	for b.Loop() {
+		publisher.Enqueue(probeMessage(fmt.Sprint(i), int64(i)))
+		i++
+	}
+	if err := publisher.Drain(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	cancel()
+	<-done
+}
