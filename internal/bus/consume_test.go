@@ -294,7 +294,7 @@ func TestHoleIsReported(t *testing.T) {
 	})
 	select {
 	case hole := <-holes:
-		if want := (bus.Hole{Stream: bus.StreamEvents, Epoch: info.Epoch(), From: 101, To: info.FirstSeq - 1}); hole != want {
+		if want := (bus.Hole{Stream: bus.StreamEvents, Epoch: info.Epoch(), From: 101, To: info.FirstSeq - 1, Until: info.FirstTime}); hole != want {
 			t.Errorf("hole %+v, want %+v", hole, want)
 		}
 	case <-time.After(patience):

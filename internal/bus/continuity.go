@@ -106,7 +106,7 @@ func (t *continuity) hole(info StreamInfo, floor uint64) (Hole, bool) {
 	}
 	jump := t.jump
 	t.jump = Hole{}
-	hole := Hole{Stream: t.opts.Stream, Epoch: t.epoch}
+	hole := Hole{Stream: t.opts.Stream, Epoch: t.epoch, Until: info.FirstTime}
 	switch first := info.FirstSeq; {
 	case floor > 0 && first > floor+1:
 		hole.From, hole.To = floor+1, first-1
