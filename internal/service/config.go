@@ -70,15 +70,7 @@ func Load(config any, sources Sources) error {
 	environ := environment(sources.Environ)
 	maps.Copy(values, environ)
 	faults = append(faults, readFiles(config, values)...)
-	options := env.Options{
-		Environment: values,
-		FuncMap: map[reflect.Type]env.ParserFunc{
-			reflect.TypeFor[time.Duration](): func(text string) (any, error) { return ParseDuration(text) },
-		},
-	}
-	if err := env.ParseWithOptions(config, options); err != nil {
-		faults = append(faults, named(config, err)...)
-	}
+	faults = append(faults, parse(config, values)...)
 	if validator, ok := config.(interface{ Validate() error }); ok && len(faults) == 0 {
 		if err := validator.Validate(); err != nil {
 			faults = append(faults, err)
@@ -181,26 +173,52 @@ func readFiles(config any, values map[string]string) []error {
 	return faults
 }
 
-// named turns the parser's errors, which name fields, into errors that name variables.
-func named(config any, err error) []error {
-	var all env.AggregateError
-	if !errors.As(err, &all) {
-		return []error{err}
-	}
-	variables := map[string]string{}
-	for _, setting := range Describe(config) {
-		variables[setting.Field] = setting.Name
-	}
+// parse reads values into config. The parser's errors name fields, of which
+// several structs may have the same, so each value is tried alone first: that
+// tells whose fault it is.
+func parse(config any, values map[string]string) []error {
+	options := env.Options{FuncMap: map[reflect.Type]env.ParserFunc{
+		reflect.TypeFor[time.Duration](): func(text string) (any, error) { return ParseDuration(text) },
+	}}
 	var faults []error
-	for _, fault := range all.Errors {
-		var parse env.ParseError
-		if errors.As(fault, &parse) {
-			faults = append(faults, fmt.Errorf("%s: %w", variables[parse.Name], parse.Err))
+	good := make(map[string]string, len(values))
+	for _, setting := range Describe(config) {
+		text, set := values[setting.Name]
+		if !set {
 			continue
 		}
-		faults = append(faults, fault)
+		options.Environment = map[string]string{setting.Name: text}
+		scratch := reflect.New(reflect.Indirect(reflect.ValueOf(config)).Type())
+		if err := env.ParseWithOptions(scratch.Interface(), options); err != nil {
+			if _, known := good[setting.Name]; !known {
+				faults = append(faults, fmt.Errorf("%s: %w", setting.Name, innermost(err)))
+			}
+			good[setting.Name] = ""
+			continue
+		}
+		good[setting.Name] = text
 	}
-	return faults
+	if len(faults) > 0 {
+		return faults
+	}
+	options.Environment = good
+	if err := env.ParseWithOptions(config, options); err != nil {
+		return []error{err}
+	}
+	return nil
+}
+
+// innermost unwraps the parser's own words about Go types and fields.
+func innermost(err error) error {
+	var all env.AggregateError
+	if errors.As(err, &all) && len(all.Errors) == 1 {
+		err = all.Errors[0]
+	}
+	var fault env.ParseError
+	if errors.As(err, &fault) {
+		return fault.Err
+	}
+	return err
 }
 
 // UnknownVariables returns the variables of the environment that begin with
