@@ -27,7 +27,9 @@ func child(dir string) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	fmt.Println(postgres.PID())
+	if _, err := fmt.Fprintln(os.Stdout, postgres.PID()); err != nil {
+		os.Exit(1)
+	}
 	<-postgres.Done()
 	os.Exit(1)
 }

@@ -22,6 +22,7 @@ import (
 // one that uses embeddedtest sweeps it.
 func dataDir(t *testing.T) string {
 	t.Helper()
+	//nolint:usetesting // PostgreSQL runs as another user, who cannot enter t.TempDir
 	dir, err := os.MkdirTemp("/tmp", "pkt-")
 	if err != nil {
 		t.Fatal(err)

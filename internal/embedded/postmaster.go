@@ -47,7 +47,7 @@ func (s *setup) startOnce(ctx context.Context) (*Postgres, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make pipe: %w", err)
 	}
-	// Not CommandContext: the server outlives ctx.
+	//nolint:noctx // the server outlives ctx, which bounds its start; Stop ends it
 	cmd := exec.Command(filepath.Join(s.BinDir, "postgres"), s.arguments()...)
 	cmd.Dir, cmd.Env, cmd.SysProcAttr = s.cluster, environment(), s.account.attributes()
 	cmd.Stdout, cmd.Stderr = write, write
@@ -190,7 +190,7 @@ func servesCluster(ctx context.Context, pid int, cluster string) bool {
 		return err == nil && strings.Contains(string(out), " -D "+cluster+" ")
 	}
 	// The server's working directory is its cluster. A zombie has none, which suits: it holds nothing any more.
-	proc := filepath.Join("/proc", strconv.Itoa(pid))
+	proc := "/proc/" + strconv.Itoa(pid)
 	theirs, err := os.Stat(filepath.Join(proc, "cwd"))
 	if errors.Is(err, fs.ErrPermission) {
 		// Root in a container may not look at another user's process; its command line is open to all.

@@ -8,6 +8,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -24,9 +25,10 @@ import (
 func main() {
 	fix := flag.Bool("fix", false, "write what is missing")
 	flag.Parse()
-	root, err := output(".", "go", "env", "GOWORK")
+	ctx := context.Background()
+	root, err := output(ctx, ".", "go", "env", "GOWORK")
 	if err == nil {
-		err = run(filepath.Dir(strings.TrimSpace(string(root))), *fix)
+		err = run(ctx, filepath.Dir(strings.TrimSpace(string(root))), *fix)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "modules:", err)
@@ -53,8 +55,8 @@ type fault struct {
 	cure []string
 }
 
-func run(root string, fix bool) error {
-	faults, err := inspect(root)
+func run(ctx context.Context, root string, fix bool) error {
+	faults, err := inspect(ctx, root)
 	if err != nil {
 		return err
 	}
@@ -65,19 +67,19 @@ func run(root string, fix bool) error {
 			continue
 		}
 		fmt.Println("fixing:", f.text)
-		if _, err := output(filepath.Join(root, f.dir), f.cure...); err != nil {
+		if _, err := output(ctx, filepath.Join(root, f.dir), f.cure...); err != nil {
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func inspect(root string) ([]fault, error) {
+func inspect(ctx context.Context, root string) ([]fault, error) {
 	var work module
-	if err := decode(root, &work, "go", "work", "edit", "-json"); err != nil {
+	if err := decode(ctx, root, &work, "go", "work", "edit", "-json"); err != nil {
 		return nil, err
 	}
-	modules, err := find(root)
+	modules, err := find(ctx, root)
 	if err != nil {
 		return nil, err
 	}
@@ -95,7 +97,8 @@ func inspect(root string) ([]fault, error) {
 		if m.Go != work.Go {
 			faults = append(faults, fault{
 				fmt.Sprintf("%s says go %s and go.work go %s", file, m.Go, work.Go),
-				m.Dir, []string{"go", "mod", "edit", "-go=" + work.Go},
+				m.Dir,
+				[]string{"go", "mod", "edit", "-go=" + work.Go},
 			})
 		}
 		faults = append(faults, replacements(modules, m)...)
@@ -125,7 +128,8 @@ func replacements(modules map[string]*module, m *module) []fault {
 		if _, ok := want[replace.Old.Path]; !ok {
 			faults = append(faults, fault{
 				fmt.Sprintf("%s replaces %s and does not reach it", file, replace.Old.Path),
-				m.Dir, []string{"go", "mod", "edit", "-dropreplace=" + replace.Old.Path},
+				m.Dir,
+				[]string{"go", "mod", "edit", "-dropreplace=" + replace.Old.Path},
 			})
 		}
 	}
@@ -133,7 +137,8 @@ func replacements(modules map[string]*module, m *module) []fault {
 		if have[path] != want[path] {
 			faults = append(faults, fault{
 				fmt.Sprintf("%s must replace %s by %s", file, path, want[path]),
-				m.Dir, []string{"go", "mod", "edit", "-replace=" + path + "=" + want[path]},
+				m.Dir,
+				[]string{"go", "mod", "edit", "-replace=" + path + "=" + want[path]},
 			})
 		}
 	}
@@ -158,7 +163,7 @@ func reached(modules map[string]*module, m *module) map[string]bool {
 }
 
 // find reads every go.mod below root but the tools', by module path.
-func find(root string) (map[string]*module, error) {
+func find(ctx context.Context, root string) (map[string]*module, error) {
 	modules := map[string]*module{}
 	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
@@ -179,7 +184,7 @@ func find(root string) (map[string]*module, error) {
 			return nil
 		}
 		m := &module{Dir: filepath.Dir(rel)}
-		if err := decode(filepath.Dir(path), m, "go", "mod", "edit", "-json"); err != nil {
+		if err := decode(ctx, filepath.Dir(path), m, "go", "mod", "edit", "-json"); err != nil {
 			return err
 		}
 		modules[m.Module.Path] = m
@@ -188,8 +193,8 @@ func find(root string) (map[string]*module, error) {
 	return modules, err
 }
 
-func decode(dir string, into any, command ...string) error {
-	text, err := output(dir, command...)
+func decode(ctx context.Context, dir string, into any, command ...string) error {
+	text, err := output(ctx, dir, command...)
 	if err != nil {
 		return err
 	}
@@ -199,8 +204,8 @@ func decode(dir string, into any, command ...string) error {
 	return nil
 }
 
-func output(dir string, command ...string) ([]byte, error) {
-	cmd := exec.Command(command[0], command[1:]...)
+func output(ctx context.Context, dir string, command ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	cmd.Dir = dir
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

@@ -28,7 +28,7 @@ func TestRun(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	err := run(root, false)
+	err := run(t.Context(), root, false)
 	if err == nil {
 		t.Fatal("nothing found")
 	}
@@ -47,10 +47,10 @@ func TestRun(t *testing.T) {
 	if n := strings.Count(err.Error(), "\n") + 1; n != 6 {
 		t.Errorf("%d faults, want 6:\n%v", n, err)
 	}
-	if err := run(root, true); err != nil {
+	if err := run(t.Context(), root, true); err != nil {
 		t.Fatal(err)
 	}
-	if err := run(root, false); err != nil {
+	if err := run(t.Context(), root, false); err != nil {
 		t.Errorf("after the cure: %v", err)
 	}
 }

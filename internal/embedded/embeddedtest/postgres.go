@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -123,7 +124,7 @@ func create(t testing.TB, template string) *Database {
 	if err != nil {
 		t.Fatal(err)
 	}
-	listen := net.JoinHostPort(config.Host, fmt.Sprint(config.Port))
+	listen := net.JoinHostPort(config.Host, strconv.Itoa(int(config.Port)))
 	if strings.HasPrefix(config.Host, "/") {
 		listen = fmt.Sprintf("unix:%s/.s.PGSQL.%d", config.Host, config.Port)
 	}

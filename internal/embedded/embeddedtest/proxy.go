@@ -1,6 +1,7 @@
 package embeddedtest
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -13,6 +14,7 @@ import (
 type Proxy struct {
 	listener        net.Listener
 	network, target string
+	ctx             context.Context // ends with the proxy
 	wg              sync.WaitGroup
 
 	mu     sync.Mutex
@@ -29,8 +31,10 @@ func FaultProxy(t testing.TB, target string) *Proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	t.Cleanup(cancel)
 	p := &Proxy{
-		listener: listener, network: "tcp", target: target,
+		listener: listener, ctx: ctx, network: "tcp", target: target,
 		thawed: make(chan struct{}), conns: map[net.Conn]struct{}{},
 	}
 	if path, unix := strings.CutPrefix(target, "unix:"); unix {
@@ -144,7 +148,7 @@ func (p *Proxy) flowing() {
 func (p *Proxy) serve(client net.Conn) {
 	defer p.drop(client)
 	p.flowing()
-	server, err := net.Dial(p.network, p.target)
+	server, err := new(net.Dialer).DialContext(p.ctx, p.network, p.target)
 	if err != nil {
 		return
 	}

@@ -23,6 +23,7 @@ func TestSweep(t *testing.T) {
 		}
 		select {} // until it is killed
 	}
+	//nolint:usetesting // PostgreSQL runs as another user, who cannot enter t.TempDir
 	parent, err := os.MkdirTemp(clusterParent, clusterPrefix+"sweep-")
 	if err != nil {
 		t.Fatal(err)
@@ -59,7 +60,11 @@ func TestSweep(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer lock.Unlock()
+	t.Cleanup(func() {
+		if err := lock.Unlock(); err != nil {
+			t.Error(err)
+		}
+	})
 
 	sweep(t.Context(), parent, 0)
 	if _, err := os.Stat(left); err != nil {
