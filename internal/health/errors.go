@@ -21,6 +21,10 @@ import (
 // redirects does not end.
 var ErrTooManyRedirects = errors.New("too many redirects")
 
+// ErrOwnFault marks an error whose cause is ourselves where its own type does not
+// tell, such as a client certificate that cannot be read.
+var ErrOwnFault = errors.New("own fault")
+
 // FromError says what an error of connecting, sending or receiving means:
 // unreachable when the cause is the target or the way to it, unknown when it is
 // ourselves (no file descriptor, no permission, cancelled). An error that is
@@ -43,6 +47,8 @@ func ownFault(err error) (reason, message string) {
 		return ReasonOpenFiles, "no file descriptor left"
 	}
 	switch {
+	case errors.Is(err, ErrOwnFault):
+		return ReasonOwnFault, clean(bare(err), maxMessage)
 	case errors.Is(err, context.Canceled):
 		return ReasonCancelled, "cancelled before there was an answer"
 	case isErrno(err, syscall.EMFILE, syscall.ENFILE):
@@ -86,6 +92,8 @@ func targetFault(err error) (reason, message string) {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed),
 		strings.Contains(err.Error(), "server closed idle connection"):
 		return ReasonClosed, "connection closed before the answer was complete"
+	case strings.Contains(err.Error(), "readLoopPeekFailLocked: %!w(<nil>)"): // net/http's own words
+		return ReasonProtocol, "answered before it was asked"
 	case isProtocol(err):
 		return ReasonProtocol, bare(err)
 	default:

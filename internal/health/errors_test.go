@@ -57,6 +57,7 @@ func TestFromError(t *testing.T) {
 		{"malformed", errors.New(`net/http: HTTP/1.x transport connection broken: malformed HTTP response "SSH-2.0"`), unreachable, "protocol"},
 		{"malformed header", textproto.ProtocolError("malformed MIME header line: x"), unreachable, "protocol"},
 		{"endless header", errors.New("net/http: server response headers exceeded 65536 bytes; aborted"), unreachable, "protocol"},
+		{"speaks first", errors.New("readLoopPeekFailLocked: %!w(<nil>)"), unreachable, "protocol"},
 		{"odd redirect", errors.New(`unsupported protocol scheme "ftp"`), unreachable, "protocol"},
 		{"anything", errors.New("gremlins"), unreachable, "error"},
 		{"shutdown", fmt.Errorf("probe: %w", context.Canceled), unknown, "cancelled"},
@@ -66,6 +67,7 @@ func TestFromError(t *testing.T) {
 		{"open files in the resolver", &net.DNSError{Err: "dial udp 10.0.0.1:53: socket: too many open files", Name: "x"}, unknown, "open_files"},
 		{"local ports", dial(syscall.EADDRNOTAVAIL), unknown, "resources"},
 		{"memory", dial(syscall.ENOBUFS), unknown, "resources"},
+		{"marked as ours", fmt.Errorf("%w: client certificate: %w", ErrOwnFault, os.ErrNotExist), unknown, "own_fault"},
 		{"permission", dial(syscall.EPERM), unknown, "no_permission"},
 		{"address", &net.OpError{Op: "dial", Err: &net.AddrError{Err: "invalid port", Addr: "a:b"}}, unknown, "invalid_target"},
 	}

@@ -1,0 +1,113 @@
+package probe
+
+import (
+	"bytes"
+	"compress/gzip"
+	"io"
+	"net/http"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	picketv1 "github.com/picketd/picket/proto/picket/v1"
+)
+
+func TestReadAtMost(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		size, limit int
+		truncated   bool
+	}{{0, 10, false}, {9, 10, false}, {10, 10, false}, {11, 10, true}, {100_000, 70_000, true}, {70_000, 70_000, false}} {
+		text := strings.Repeat("x", tt.size)
+		for _, r := range []io.Reader{strings.NewReader(text), iotest.DataErrReader(strings.NewReader(text)), iotest.HalfReader(strings.NewReader(text))} {
+			got, truncated, err := readAtMost(r, nil, tt.limit)
+			if err != nil || len(got) != min(tt.size, tt.limit) || truncated != tt.truncated {
+				t.Errorf("size %d, limit %d: got %d, %v, %v", tt.size, tt.limit, len(got), truncated, err)
+			}
+		}
+	}
+	if got, _, err := readAtMost(io.MultiReader(strings.NewReader("abc"), iotest.ErrReader(io.ErrUnexpectedEOF)), nil, 10); err == nil || string(got) != "abc" {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+func TestEndlessBodyIsCut(t *testing.T) {
+	t.Parallel()
+	server := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		chunk := make([]byte, 64<<10)
+		for {
+			if _, err := w.Write(chunk); err != nil {
+				return
+			}
+		}
+	})
+	p := compileHTTP(t, newPool(t, PoolOptions{}), &picketv1.HTTPSpec{Url: server.URL})
+	for range 2 {
+		r := within(t, p, patient)
+		wantResult(t, r, "healthy", "")
+		if r.GetConnectionReused() {
+			t.Error("a connection with unread data was used again")
+		}
+	}
+}
+
+func TestGzip(t *testing.T) {
+	t.Parallel()
+	zip := func(text []byte) []byte {
+		var b bytes.Buffer
+		w := gzip.NewWriter(&b)
+		w.Write(text)
+		w.Close()
+		return b.Bytes()
+	}
+	for name, tt := range map[string]struct {
+		body           []byte
+		json           []*picketv1.JSONPathAssertion
+		status, reason string
+	}{
+		"expanded":           {zip([]byte(`{"status":"down"}`)), nil, "critical", "reported_status"},
+		"bomb":               {zip(append([]byte(`{"redis":"down","x":"`), make([]byte, 8<<20)...)), nil, "critical", "component"},
+		"bomb, path asked":   {zip(make([]byte, 8<<20)), []*picketv1.JSONPathAssertion{{Path: "$"}}, "critical", "assert_json"},
+		"not what it claims": {[]byte(`{"status":"ok"}`), nil, "healthy", ""},
+		"cut":                {zip([]byte(`{"status":"ok"}`))[:20], nil, "degraded", "bad_body"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				if r.Header.Get("Accept-Encoding") != "" {
+					t.Error("compression was asked for")
+				}
+				w.Header().Set("Content-Type", "application/json")
+				w.Header().Set("Content-Encoding", "gzip")
+				w.Write(tt.body)
+			})
+			spec := &picketv1.HTTPSpec{Url: server.URL, ExpectJson: tt.json}
+			wantResult(t, within(t, compileHTTP(t, newPool(t, PoolOptions{}), spec), patient), tt.status, tt.reason)
+		})
+	}
+}
+
+// Not parallel: it measures what the process allocates.
+func TestLargeBodyIsBoundedInMemory(t *testing.T) { //nolint:paralleltest // see above
+	chunk := make([]byte, 64<<10)
+	server := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		for range 10 << 20 / len(chunk) {
+			if _, err := w.Write(chunk); err != nil {
+				return
+			}
+		}
+	})
+	p := compileHTTP(t, newPool(t, PoolOptions{}), &picketv1.HTTPSpec{Url: server.URL})
+	within(t, p, patient)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	start := time.Now()
+	wantResult(t, within(t, p, patient), "healthy", "")
+	runtime.ReadMemStats(&after)
+	// Doubling up to 1 MiB allocates about 4 MiB altogether, with the server's part.
+	if used := after.TotalAlloc - before.TotalAlloc; used > 8<<20 {
+		t.Errorf("allocated %d bytes in %s", used, time.Since(start))
+	}
+}
