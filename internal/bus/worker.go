@@ -43,30 +43,15 @@ func (c *Conn) Heartbeat(status *picketv1.WorkerStatus) error {
 // service at a location (`*` for any) until ctx ends; it returns nil then. What
 // does not read as a heartbeat is skipped.
 func (c *Conn) WatchWorkers(ctx context.Context, service, location string, hear func(*picketv1.WorkerStatus)) error {
-	subject := root + "." + FamilyWorker + "." + wildcard(service) + "." + wildcard(location) + ".*"
-	sub, err := c.nc.Subscribe(subject, func(msg *nats.Msg) {
+	subject := join(FamilyWorker, filterToken(service), filterToken(location), "*")
+	return c.Subscribe(ctx, []string{subject}, func(msg *Msg) {
 		status := &picketv1.WorkerStatus{}
-		if err := wire.Decode(msg.Header.Get(headerContentType), msg.Data, status); err != nil {
+		if err := msg.Decode(status); err != nil {
 			c.log.Debug("heartbeat not read", "subject", msg.Subject, "err", err)
 			return
 		}
 		hear(status)
 	})
-	if err != nil {
-		return fmt.Errorf("watch workers: %w", err)
-	}
-	<-ctx.Done()
-	if err := sub.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
-		return fmt.Errorf("stop watching workers: %w", err)
-	}
-	return nil
-}
-
-func wildcard(token string) string {
-	if token == "*" {
-		return token
-	}
-	return Token(token)
 }
 
 // EnrollWorker writes the process into the roster, and measures with that very
