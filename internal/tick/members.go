@@ -53,6 +53,9 @@ func (r Ring) Has(name string) bool {
 	return ok
 }
 
+// Equal reports whether two rings have the same members.
+func (r Ring) Equal(other Ring) bool { return slices.Equal(r.nodes, other.nodes) }
+
 // Owner returns the member that owns a check; empty when there are no members.
 func (r Ring) Owner(key Key) string {
 	var owner string
@@ -112,6 +115,24 @@ func (m *Members) Thaw(at time.Duration) {
 
 // Frozen reports whether the set is kept as it is.
 func (m *Members) Frozen(at time.Duration) bool { return m.down || at < m.frozenUntil }
+
+// Changes returns when the set may change next if nobody is heard until then;
+// false when it will not.
+func (m *Members) Changes(now time.Duration) (at time.Duration, ok bool) {
+	if m.down {
+		return 0, false
+	}
+	if now < m.frozenUntil {
+		return m.frozenUntil, true
+	}
+	for _, heard := range m.heard {
+		// A member is alive for AliveFor, its last instant included.
+		if end := heard + AliveFor + 1; !ok || end < at {
+			at, ok = end, true
+		}
+	}
+	return at, ok
+}
 
 // Update brings the set up to date and returns it. It is cheap when nothing has
 // changed.

@@ -118,6 +118,40 @@ func TestMembersLiveAndDie(t *testing.T) {
 	want(2*time.Hour, "a")
 }
 
+// A loop that sleeps until the set changes sees each change in the moment.
+func TestMembersSayWhenTheyChange(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		m := tick.NewMembers()
+		now := time.Duration(0)
+		if _, ok := m.Changes(now); ok {
+			t.Fatal("an empty set changes")
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"hear": func(t *rapid.T) {
+				m.Heard(rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "who"), now)
+				m.Update(now)
+			},
+			"freeze": func(*rapid.T) { m.Freeze() },
+			"thaw":   func(*rapid.T) { m.Thaw(now); m.Update(now) },
+			"wait": func(t *rapid.T) {
+				at, ok := m.Changes(now)
+				before := m.Update(now)
+				until := now + time.Duration(rapid.Int64Range(0, int64(8*time.Second)).Draw(t, "for"))
+				if ok && at > now && at <= until {
+					if !m.Update(at - 1).Equal(before) {
+						t.Fatalf("the set changes before %v", at)
+					}
+				}
+				now = until
+				if !m.Update(now).Equal(before) && (!ok || at > now) {
+					t.Fatalf("the set changed by %v, said %v %v", now, at, ok)
+				}
+			},
+		})
+	})
+}
+
 func BenchmarkOwner(b *testing.B) {
 	ring, checks := ringOf("prober-0", "prober-1", "prober-2", "prober-3"), keys(1024)
 	for i := 0; b.Loop(); i++ {
