@@ -1,0 +1,273 @@
+package prober
+
+import (
+	"github.com/picketd/picket/internal/tick"
+)
+
+// joinOverlapMS is how far back a process begins that joins others: their clocks
+// may be behind its own by nearly as much as a clock may err without stepping,
+// and a tick that both run is one result.
+const joinOverlapMS = 500
+
+// put takes in a check, or a new definition of one. A revision that is not newer
+// than the known one is ignored.
+func (s *scheduler) put(t *target) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.opts.NowMS()
+	c := s.checks[t.id]
+	switch {
+	case c == nil:
+		c = &check{target: t, host: s.hostFor(t), decidedMS: s.knownSince(t, now)}
+		s.checks[t.id] = c
+	case t.revision <= c.target.revision:
+		return
+	default:
+		s.redefine(c, t, now)
+	}
+	if s.entitled(c, s.ring) {
+		s.take(c, c.decidedMS, now, causeTakeover)
+		s.deferLate(now)
+	}
+	s.dispatch(now)
+	s.opts.Wake()
+}
+
+// knownSince returns behind which instant the ticks of a check that was not
+// known are this process's business. Before it is active that is for activate to
+// say.
+func (s *scheduler) knownSince(t *target, nowMS int64) int64 {
+	if !s.active {
+		return 0
+	}
+	v, ok := t.schedules.At(nowMS)
+	if !ok {
+		return nowMS
+	}
+	return max(v.EffectiveAtMS-1, s.sinceMS, nowMS-newCheckReachMS)
+}
+
+// redefine gives a check a new definition and leaves it without an owner. The
+// tick that waits keeps waiting: it was due.
+func (s *scheduler) redefine(c *check, t *target, nowMS int64) {
+	s.drop(c, nowMS)
+	s.dequeue(c, nowMS)
+	if c.target.inactive {
+		c.decidedMS = max(c.decidedMS, nowMS) // nothing was due meanwhile
+	}
+	if t.hostName != c.target.hostName {
+		s.leaveHost(c.host)
+		c.host = s.hostFor(t)
+	}
+	c.target = t
+	if c.waitingMS != 0 && !c.running {
+		s.enqueue(c)
+	}
+}
+
+// remove forgets a check. A probe in flight ends as it would.
+func (s *scheduler) remove(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.opts.NowMS()
+	if c := s.checks[id]; c != nil {
+		s.removeLocked(c, now)
+	}
+	s.dispatch(now)
+}
+
+func (s *scheduler) removeLocked(c *check, nowMS int64) {
+	s.drop(c, nowMS)
+	s.dequeue(c, nowMS)
+	if c.waitingMS != 0 {
+		s.opts.Miss(c.target, single(c.waitingMS, c.waitingRevision), causeRemoved)
+		c.waitingMS = 0
+	}
+	s.leaveHost(c.host)
+	delete(s.checks, c.target.id)
+}
+
+// retain forgets all checks but those given.
+func (s *scheduler) retain(ids map[string]struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.opts.NowMS()
+	for id, c := range s.checks {
+		if _, ok := ids[id]; !ok {
+			s.removeLocked(c, now)
+		}
+	}
+	s.dispatch(now)
+}
+
+// entitled reports whether this process should release a check's ticks.
+func (s *scheduler) entitled(c *check, ring tick.Ring) bool {
+	return s.active && !s.stopped && !c.target.inactive && ring.Owns(s.opts.Self, c.target.key)
+}
+
+// take makes this process the owner of a check from an instant on.
+func (s *scheduler) take(c *check, fromMS, nowMS int64, cause string) {
+	if c.owned {
+		return
+	}
+	c.owned = true
+	s.owned++
+	c.rate = c.target.rate(nowMS)
+	c.load = c.rate * float64(c.target.timeoutMS) / 1000
+	s.rate += c.rate
+	s.load += c.load
+	c.decidedMS = max(c.decidedMS, min(fromMS, nowMS))
+	s.decide(c, nowMS, cause)
+	s.arm(c)
+}
+
+// drop ends the ownership of a check. What was due until now stays this
+// process's: a tick that waits is run, and so is one that was held back.
+func (s *scheduler) drop(c *check, nowMS int64) {
+	if !c.owned {
+		return
+	}
+	c.owned = false
+	if s.owned--; s.owned == 0 {
+		s.rate, s.load = 0, 0 // no rounding is carried on
+	} else {
+		s.rate -= c.rate
+		s.load -= c.load
+	}
+	s.wheel.Remove(c.timer)
+	c.timer = tick.Timer{}
+	if c.overdueMS != 0 {
+		s.wheel.Remove(c.overdueTimer)
+		s.releaseOverdue(c, nowMS)
+	}
+}
+
+// follow makes the ring count from now on. A check that comes from a member that
+// is gone is taken over from what that member had settled; one that comes from a
+// member that lives, from a moment ago.
+func (s *scheduler) follow(ring tick.Ring, settledMS map[string]int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.followLocked(ring, settledMS, s.opts.NowMS())
+}
+
+func (s *scheduler) followLocked(ring tick.Ring, settledMS map[string]int64, nowMS int64) {
+	old := s.ring
+	s.ring = ring
+	for _, c := range s.checks {
+		switch entitled := s.entitled(c, ring); {
+		case entitled && !c.owned:
+			from := nowMS - joinOverlapMS
+			if before := old.Owner(c.target.key); before != "" && (before == s.opts.Self || !ring.Has(before)) {
+				if settled, ok := settledMS[before]; ok {
+					from = settled
+				}
+			}
+			s.take(c, from, nowMS, causeTakeover)
+		case !entitled && c.owned:
+			s.drop(c, nowMS)
+		}
+	}
+	s.deferLate(nowMS)
+	s.dispatch(nowMS)
+	s.opts.Wake()
+}
+
+// activate begins to own checks. The former ring are those who did before, with
+// what they had settled.
+func (s *scheduler) activate(ring, former tick.Ring, settledMS map[string]int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.active = true
+	s.sinceMS = s.opts.NowMS()
+	s.ring = former
+	s.followLocked(ring, settledMS, s.sinceMS)
+}
+
+// correct has the clock corrected and follows when that was a step: ticks that it
+// jumped over are missed; after a step back the schedule waits until it is where
+// it was. Both under the lock, so that nothing is released by a time that has
+// been taken back.
+func (s *scheduler) correct(observe func() (tick.Step, bool)) (tick.Step, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	step, stepped := observe()
+	if !stepped {
+		return step, false
+	}
+	s.advanceLocked(step.FromMS, causeOverload)
+	s.pacer = tick.Pacer{}
+	if step.ToMS > step.FromMS {
+		for _, c := range s.checks {
+			if !c.owned {
+				continue
+			}
+			if span := c.target.missed(c.decidedMS, step.ToMS); span.Count > 0 {
+				s.missOverdue(c)
+				s.miss(c.target, span, causeClock)
+			}
+			c.decidedMS = max(c.decidedMS, step.ToMS)
+			s.wheel.Remove(c.timer)
+			s.arm(c)
+		}
+		s.advanceLocked(step.ToMS, causeClock)
+	} else {
+		s.wheel.Rewind(step.ToMS)
+		s.releaseHeld(step.ToMS)
+	}
+	s.dispatch(step.ToMS)
+	s.opts.Wake()
+	return step, true
+}
+
+// releaseHeld lets go at once what waits for an instant that was near and is far
+// since the clock has gone back.
+func (s *scheduler) releaseHeld(nowMS int64) {
+	for _, c := range s.checks {
+		if c.overdueMS != 0 {
+			s.wheel.Remove(c.overdueTimer)
+			s.releaseOverdue(c, nowMS)
+		}
+	}
+	for _, h := range s.hosts {
+		if h.closing {
+			s.wheel.Remove(h.reopen)
+			s.reopenHost(h)
+		}
+	}
+}
+
+// stop ends the ticking: what is due at the instant that it returns is still
+// run, and nothing after.
+func (s *scheduler) stop() (untilMS int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.opts.NowMS()
+	s.advanceLocked(now, causeOverload)
+	s.stopped = true
+	for _, c := range s.checks {
+		s.drop(c, now)
+	}
+	s.dispatch(now)
+	return now
+}
+
+// idle reports whether nothing waits and nothing is in flight.
+func (s *scheduler) idle() bool {
+	f := s.figures()
+	return f.Running == 0 && f.Waiting == 0
+}
+
+// abandon reports as missed what waits still and was not begun.
+func (s *scheduler) abandon() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.opts.NowMS()
+	for _, c := range s.checks {
+		s.dequeue(c, now)
+		if c.waitingMS != 0 {
+			s.opts.Miss(c.target, single(c.waitingMS, c.waitingRevision), causeStopped)
+			c.waitingMS = 0
+		}
+	}
+}

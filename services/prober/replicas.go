@@ -1,0 +1,146 @@
+package prober
+
+import (
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/picketd/picket/internal/tick"
+	picketv1 "github.com/picketd/picket/proto/picket/v1"
+)
+
+const (
+	// deafAfter is the silence of this process's own heartbeats after which it
+	// counts as cut off, though the connection looks alive: a server that is frozen
+	// answers nobody, and the others are then not dead.
+	deafAfter = 3 * time.Second
+	// rosterSlack is how much older than a heartbeat an entry of the roster may be.
+	rosterSlack = enrollEvery + 7*time.Second
+)
+
+// replicas hears the heartbeats of the probers of a location, this one's too. It
+// is safe for concurrent use.
+type replicas struct {
+	self string
+
+	mu      sync.Mutex
+	members *tick.Members
+	// settledMS is what each member that was ever heard has settled.
+	settledMS map[string]int64
+	down      bool
+	deaf      bool
+	echo      time.Duration // when this process was last heard by itself; 0: never
+}
+
+func newReplicas(self string) *replicas {
+	return &replicas{self: self, members: tick.NewMembers(), settledMS: map[string]int64{}}
+}
+
+// hear takes a heartbeat in and reports whether the loop should look at once.
+func (r *replicas) hear(status *picketv1.WorkerStatus, mono time.Duration) (urgent bool) {
+	name := status.GetInstance()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if name == r.self {
+		r.echo = mono
+		if r.deaf && !r.down {
+			r.deaf = false
+			r.members.Thaw(mono)
+		}
+		return false
+	}
+	r.settledMS[name] = settledOf(status)
+	if !status.GetRunning() {
+		r.members.Goodbye(name)
+		return true
+	}
+	known := r.members.Update(mono).Has(name)
+	r.members.Heard(name, mono)
+	return !known
+}
+
+// settledOf returns until when a member's ticks are settled. One that does not
+// say has released all before it sent.
+func settledOf(status *picketv1.WorkerStatus) int64 {
+	if at := status.GetSettledUntil(); at != nil {
+		return at.AsTime().UnixMilli()
+	}
+	return status.GetSentAt().AsTime().UnixMilli()
+}
+
+// connected notes that the connection came or went.
+func (r *replicas) connected(up bool, mono time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case !up:
+		r.down = true
+		r.members.Freeze()
+	case r.down: // else it is the first time, and there is no set to keep
+		r.down, r.deaf, r.echo = false, false, mono
+		r.members.Thaw(mono)
+	}
+}
+
+// suspended notes that the process did not run: what was heard is as old as that.
+func (r *replicas) suspended(mono time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.echo = mono
+	if !r.down {
+		r.members.Thaw(mono)
+	}
+}
+
+// update returns the ring as it is now, with this process in it.
+func (r *replicas) update(mono time.Duration) tick.Ring {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.echo != 0 && mono-r.echo > deafAfter && !r.deaf {
+		r.deaf = true
+		r.members.Freeze()
+	}
+	r.members.Heard(r.self, mono)
+	return r.members.Update(mono)
+}
+
+// changes returns when the ring changes next if nobody is heard until then.
+func (r *replicas) changes(mono time.Duration) (at time.Duration, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.members.Changes(mono)
+}
+
+// settled returns until when the ticks of each member are settled that was heard
+// of, and forgets those who are not in the ring.
+func (r *replicas) settled(ring tick.Ring) map[string]int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	settled := maps.Clone(r.settledMS)
+	maps.DeleteFunc(r.settledMS, func(name string, _ int64) bool { return !ring.Has(name) })
+	return settled
+}
+
+// former returns who owned the checks before this process, with what they had
+// settled: the others that are alive, and those of the roster that are not. An
+// entry older than the others' patience is theirs already, if there are others.
+func (r *replicas) former(roster []*picketv1.WorkerStatus, now time.Time, mono time.Duration) (tick.Ring, map[string]int64) {
+	ring := r.update(mono)
+	settled := r.settled(ring)
+	alone := len(ring.Members()) == 1
+	before := tick.NewMembers()
+	for _, name := range ring.Members() {
+		if name != r.self {
+			before.Heard(name, mono)
+		}
+	}
+	for _, status := range roster {
+		name := status.GetInstance()
+		if name != r.self && ring.Has(name) || !alone && now.Sub(status.GetSentAt().AsTime()) > rosterSlack {
+			continue
+		}
+		before.Heard(name, mono)
+		settled[name] = settledOf(status)
+	}
+	return before.Update(mono), settled
+}

@@ -1,0 +1,181 @@
+package prober
+
+import (
+	"context"
+	"strconv"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/picketd/picket/internal/bus"
+	"github.com/picketd/picket/internal/tick"
+	picketv1 "github.com/picketd/picket/proto/picket/v1"
+)
+
+// Prober looks at one target; package probe's is one.
+type Prober interface {
+	// Probe looks once, bounded by ctx, and returns what the look itself decides.
+	Probe(ctx context.Context) *picketv1.ProbeResult
+}
+
+// unable stands in for the prober of a check that cannot be probed: we fail to
+// look, which is never shown as down.
+type unable struct{ cause error }
+
+// Probe implements Prober.
+func (u unable) Probe(context.Context) *picketv1.ProbeResult {
+	return &picketv1.ProbeResult{
+		Status: picketv1.Status_STATUS_UNKNOWN, Reason: "invalid_check", Message: u.cause.Error(),
+	}
+}
+
+// publisher is what takes messages without blocking.
+type publisher interface {
+	Enqueue(m bus.Message)
+	Stats() bus.PublisherStats
+}
+
+// reporter makes results and markers and hands them to the publisher. It is safe
+// for concurrent use.
+type reporter struct {
+	instance string
+	ledger   *ledger
+	stats    *statistics
+	metrics  *metrics
+	out      publisher
+
+	mu sync.Mutex
+	// lost are the ticks whose results were dropped, by check.
+	lost map[string]*picketv1.ProbeResult
+}
+
+// identity is that of a tick, whoever runs it: the Nats-Msg-Id of its result.
+func identity(checkID, location string, atMS int64) string {
+	b := make([]byte, 0, len(checkID)+len(location)+16)
+	b = append(b, checkID...)
+	b = append(b, '/')
+	b = append(b, location...)
+	b = append(b, '/')
+	return string(strconv.AppendInt(b, atMS, 10))
+}
+
+// result completes and publishes the result of a look.
+func (r *reporter) result(t *target, atMS, revision int64, started time.Time, result *picketv1.ProbeResult) {
+	r.complete(t, atMS, revision, result)
+	// By the clock that all share: the prober knows only the host's.
+	result.StartedAt = timestamppb.New(started)
+	r.stats.ran(result.GetStatus())
+	r.metrics.ran(result)
+	r.enqueue(atMS, bus.Message{
+		Subject: bus.ProbeSubject(t.org, result.GetStatus(), t.location, t.server, t.name),
+		ID:      identity(t.id, t.location, atMS), Time: started, Payload: result,
+	})
+}
+
+// miss publishes one marker for ticks that nobody looked at. It has no
+// started_at, by which it differs from every look.
+func (r *reporter) miss(t *target, span tick.Span, cause string) {
+	marker := &picketv1.ProbeResult{
+		Status: picketv1.Status_STATUS_UNKNOWN, Reason: cause, Message: sentence(cause),
+	}
+	r.complete(t, span.FirstMS, span.Revision, marker)
+	if span.LastMS > span.FirstMS {
+		marker.MissedUntil = timestamppb.New(time.UnixMilli(span.LastMS))
+	}
+	r.stats.missed(span.Count)
+	r.metrics.missed.WithLabelValues(cause).Add(float64(span.Count))
+	r.mark(marker)
+}
+
+// mark publishes a marker, under an identity of its own: the tick's belongs to a
+// look that may still come.
+func (r *reporter) mark(marker *picketv1.ProbeResult) {
+	at := marker.GetScheduledAt().AsTime()
+	r.enqueue(at.UnixMilli(), bus.Message{
+		Subject: bus.ProbeSubject(marker.GetOrg(), marker.GetStatus(), marker.GetLocation(), marker.GetServer(), marker.GetCheck()),
+		ID:      identity(marker.GetCheckId(), marker.GetLocation(), at.UnixMilli()) + "/missed",
+		Time:    at, Payload: marker,
+	})
+}
+
+func (r *reporter) complete(t *target, atMS, revision int64, result *picketv1.ProbeResult) {
+	result.Server, result.Check, result.Org, result.Location = t.server, t.name, t.org, t.location
+	result.Kind, result.CheckId, result.Revision, result.Instance = t.kind, t.id, revision, r.instance
+	result.ScheduledAt = timestamppb.New(time.UnixMilli(atMS))
+}
+
+func (r *reporter) enqueue(atMS int64, m bus.Message) {
+	r.ledger.queue(atMS, func() { r.out.Enqueue(m) })
+}
+
+// dropped remembers a message that the publisher gave up. The oldest go first,
+// so that what is lost of a check is one span.
+func (r *reporter) dropped(m bus.Message, _ error) {
+	result, ok := m.Payload.(*picketv1.ProbeResult)
+	if !ok {
+		return
+	}
+	until := result.GetScheduledAt()
+	if result.GetMissedUntil() != nil {
+		until = result.GetMissedUntil()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	gap := r.lost[result.GetCheckId()]
+	if gap == nil {
+		r.lost[result.GetCheckId()] = &picketv1.ProbeResult{
+			Status: picketv1.Status_STATUS_UNKNOWN, Reason: causeDropped, Message: sentence(causeDropped),
+			Server: result.GetServer(), Check: result.GetCheck(), Org: result.GetOrg(), Location: result.GetLocation(),
+			Kind: result.GetKind(), CheckId: result.GetCheckId(), Revision: result.GetRevision(), Instance: r.instance,
+			ScheduledAt: result.GetScheduledAt(), MissedUntil: until,
+		}
+		return
+	}
+	if at := result.GetScheduledAt(); at.AsTime().Before(gap.GetScheduledAt().AsTime()) {
+		gap.ScheduledAt, gap.Revision = at, result.GetRevision()
+	}
+	if until.AsTime().After(gap.GetMissedUntil().AsTime()) {
+		gap.MissedUntil = until
+	}
+}
+
+// markDropped publishes the gaps that dropped messages left. It is called when
+// there is room again.
+func (r *reporter) markDropped() {
+	r.mu.Lock()
+	lost := r.lost
+	if len(lost) > 0 {
+		r.lost = map[string]*picketv1.ProbeResult{}
+	}
+	r.mu.Unlock()
+	for _, gap := range lost {
+		at, until := gap.GetScheduledAt().AsTime(), gap.GetMissedUntil().AsTime()
+		if !until.After(at) {
+			gap.MissedUntil = nil
+		}
+		r.metrics.missed.WithLabelValues(causeDropped).Inc()
+		r.ledger.add(at.UnixMilli())
+		r.mark(gap)
+	}
+}
+
+// sentence says a cause to people.
+func sentence(cause string) string {
+	switch cause {
+	case causeTakeover:
+		return "not looked at: the prober that owned the check was gone"
+	case causeClock:
+		return "not looked at: the clock was set forward"
+	case causeSuspended:
+		return "not looked at: the prober was suspended"
+	case causeDropped:
+		return "looked at, but the result was lost while NATS was away"
+	case causeStopped:
+		return "not looked at: the prober stopped"
+	case causeRemoved:
+		return "not looked at: the check was removed"
+	default:
+		return "not looked at in time: more was due than could run"
+	}
+}

@@ -1,0 +1,66 @@
+package prober
+
+import "sync"
+
+// settleMS is the width of the steps in which a ledger knows what is settled.
+const settleMS = 100
+
+// ledger knows until when every tick is settled: published, and acknowledged by
+// the stream or given up with a marker in its place. The heartbeat says it, and
+// whoever takes checks over begins there, so that what was in flight when a
+// process died is looked at or explained. It is safe for concurrent use.
+type ledger struct {
+	mu sync.Mutex
+	// due counts unsettled ticks by step.
+	due map[int64]int
+	// queued are the steps of what was handed to the publisher, in its order.
+	queued []int64
+	first  int   // of queued that is not settled
+	done   int64 // settled since the start
+}
+
+func newLedger() *ledger { return &ledger{due: map[int64]int{}} }
+
+// add notes a tick that is going to be run or missed.
+func (l *ledger) add(atMS int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.due[atMS/settleMS]++
+}
+
+// queue notes that the outcome of a tick goes to the publisher, and has it put
+// there: both in the same order.
+func (l *ledger) queue(atMS int64, enqueue func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.queued = append(l.queued, atMS/settleMS)
+	enqueue()
+}
+
+// settle notes how many messages the publisher has got rid of since it was made.
+func (l *ledger) settle(total int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for ; l.done < total && l.first < len(l.queued); l.done++ {
+		step := l.queued[l.first]
+		l.first++
+		if l.due[step]--; l.due[step] <= 0 {
+			delete(l.due, step)
+		}
+	}
+	if l.first > len(l.queued)/2 {
+		l.queued = append(l.queued[:0], l.queued[l.first:]...)
+		l.first = 0
+	}
+}
+
+// until returns the instant up to which every tick is settled, at most nowMS.
+func (l *ledger) until(nowMS int64) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	until := nowMS
+	for step := range l.due {
+		until = min(until, step*settleMS-1)
+	}
+	return until
+}
