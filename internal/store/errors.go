@@ -8,7 +8,6 @@ import (
 	"os"
 	"strings"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
@@ -27,7 +26,6 @@ const (
 	notNullViolated = "23502"
 	checkViolation  = "23514"
 	undefinedTable  = "42P01"
-	duplicateTable  = "42P07"
 	lockNotAvail    = "55P03"
 	serialization   = "40001"
 	deadlock        = "40P01"
@@ -132,12 +130,4 @@ func sqlState(err error) string {
 		return server.Code
 	}
 	return ""
-}
-
-// notFound turns pgx's word for no row into ours.
-func notFound(err error) error {
-	if errors.Is(err, pgx.ErrNoRows) {
-		return ErrNotFound
-	}
-	return err
 }

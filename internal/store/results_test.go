@@ -23,8 +23,8 @@ func checkID(n int) uuid.UUID {
 	return id
 }
 
-// tick is a healthy result of the n-th check.
-func tick(n int, at time.Time) Result {
+// outcome is a healthy result of the n-th check.
+func outcome(n int, at time.Time) Result {
 	return Result{
 		CheckID: checkID(n), Location: "local", ScheduledAt: at.UTC().Truncate(time.Millisecond),
 		Status: picketv1.Status_STATUS_HEALTHY, Latency: 1234 * time.Microsecond, HTTPStatus: 200,
@@ -38,7 +38,7 @@ func tick(n int, at time.Time) Result {
 func ticks(n int, at time.Time) []Result {
 	rows := make([]Result, 0, n)
 	for i := range n {
-		rows = append(rows, tick(n-i, at))
+		rows = append(rows, outcome(n-i, at))
 	}
 	return rows
 }
@@ -67,7 +67,7 @@ func TestWriteKeepsEveryColumn(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	at := time.Now().UTC().Truncate(time.Millisecond)
-	row := tick(1, at)
+	row := outcome(1, at)
 	row.Status, row.Reason, row.Message = picketv1.Status_STATUS_CRITICAL, "http_503", "Wartung — später"
 	row.OnDemand, row.ConnectionReused = true, true
 	row.HTTPStatus, row.Revision = 503, 7
@@ -106,7 +106,7 @@ func TestWriteKeepsEveryColumn(t *testing.T) {
 func TestViewSpeaksWords(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
-	write(t, s.NewResultWriter(), []Result{tick(1, time.Now())})
+	write(t, s.NewResultWriter(), []Result{outcome(1, time.Now())})
 	got := query[string](t, s, `SELECT concat_ws(' ', org, server, check_name, location, status, latency_ms::float8)
 		FROM v_server_health_checks`)
 	if want := "default server-1 health local healthy 1.234"; got != want {
@@ -144,9 +144,9 @@ func TestMissedMarkers(t *testing.T) {
 	t.Parallel()
 	at := time.Now().UTC().Truncate(time.Minute)
 	until := at.Add(5 * time.Minute)
-	real1, real2 := tick(1, at), tick(1, at)
+	real1, real2 := outcome(1, at), outcome(1, at)
 	real2.Reason = "second"
-	marker, span := missed(tick(1, at), time.Time{}), missed(tick(1, at), until)
+	marker, span := missed(outcome(1, at), time.Time{}), missed(outcome(1, at), until)
 	for name, test := range map[string]struct {
 		rows   []Result
 		missed bool

@@ -204,8 +204,17 @@ func (s *states) flushed(rows []state) {
 	}
 }
 
-// LoadStates reads what the database knows, so that a writer that starts does not take every check for changed.
-func (w *ResultWriter) LoadStates(ctx context.Context) error {
+// Position is how far the event stream was stored.
+type Position struct {
+	// Epoch is the creation of the stream, Unix nanoseconds; Seq a sequence in it.
+	Epoch, Seq int64
+	// At is the newest tick stored.
+	At time.Time
+}
+
+// LoadStates reads what the database knows, so that a writer that starts does not take every check for changed. It
+// returns the newest result of all: its tick and its place in the stream, zero when there is none.
+func (w *ResultWriter) LoadStates(ctx context.Context) (newest Position, err error) {
 	ctx, cancel := context.WithTimeout(ctx, TxTimeout)
 	defer cancel()
 	rows, err := w.store.pool.Query(ctx, `
@@ -214,19 +223,23 @@ func (w *ResultWriter) LoadStates(ctx context.Context) error {
 		       org, server, check_name, kind, reason, message
 		FROM check_states ORDER BY scheduled_at DESC LIMIT $1`, maxStates)
 	if err != nil {
-		return fmt.Errorf("load states: %w", err)
+		return Position{}, fmt.Errorf("load states: %w", err)
 	}
 	defer rows.Close()
 	loaded := map[stateKey]*state{}
 	for rows.Next() {
 		row, err := scanState(rows)
 		if err != nil {
-			return fmt.Errorf("load states: %w", err)
+			return Position{}, fmt.Errorf("load states: %w", err)
 		}
+		if row.epoch > newest.Epoch || row.epoch == newest.Epoch && row.seq > newest.Seq {
+			newest.Epoch, newest.Seq = row.epoch, row.seq
+		}
+		newest.At = later(newest.At, row.scheduledAt)
 		loaded[row.stateKey] = &state{stateRow: row}
 	}
 	if err := rows.Err(); err != nil {
-		return fmt.Errorf("load states: %w", err)
+		return Position{}, fmt.Errorf("load states: %w", err)
 	}
 	w.states.mu.Lock()
 	defer w.states.mu.Unlock()
@@ -235,7 +248,7 @@ func (w *ResultWriter) LoadStates(ctx context.Context) error {
 			w.states.known[key] = row
 		}
 	}
-	return nil
+	return newest, nil
 }
 
 // Flush moves the times of all checks seen since the last one, and the summaries of their servers, in transactions of

@@ -67,19 +67,23 @@ func upsertStates(ctx context.Context, tx pgx.Tx, rows []*stateRow) error {
 const summarizeSQL = `
 WITH summary AS (
     SELECT c.server_id,
-           coalesce(max(k.status) FILTER (WHERE k.status < 5), 5)::smallint AS status,
+           CASE WHEN bool_or(k.status = 3) THEN 'critical'
+                WHEN bool_or(k.status = 4) THEN 'unreachable'
+                WHEN bool_or(k.status = 2) THEN 'degraded'
+                WHEN bool_or(k.status = 1) THEN 'healthy'
+                ELSE 'unknown' END AS status,
            max(k.checked_at) AS checked_at, max(k.seen_at) AS seen_at
     FROM checks c JOIN check_states k ON k.check_id = c.id
     WHERE c.server_id = ANY ($1) AND c.enabled
     GROUP BY c.server_id
 )
 UPDATE managed_servers s SET
-    health_status = picket_status_word(summary.status),
+    health_status = summary.status,
     last_health_check_at = greatest(s.last_health_check_at, summary.checked_at),
     last_seen_at = greatest(s.last_seen_at, summary.seen_at)
 FROM summary
 WHERE s.id = summary.server_id
-  AND (s.health_status IS DISTINCT FROM picket_status_word(summary.status)
+  AND (s.health_status IS DISTINCT FROM summary.status
        OR s.last_health_check_at IS DISTINCT FROM greatest(s.last_health_check_at, summary.checked_at)
        OR s.last_seen_at IS DISTINCT FROM greatest(s.last_seen_at, summary.seen_at))`
 

@@ -1,0 +1,169 @@
+package store
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	picketv1 "github.com/picketd/picket/proto/picket/v1"
+)
+
+type stateSeen struct {
+	status      string
+	scheduled   time.Time
+	since       time.Time
+	checkedSeen string
+}
+
+func readState(t testing.TB, s *Store) stateSeen {
+	t.Helper()
+	var got stateSeen
+	err := s.pool.QueryRow(t.Context(), `SELECT status, scheduled_at, since, concat(checked_at, ' ', seen_at)
+		FROM v_check_states`).Scan(&got.status, &got.scheduled, &got.since, &got.checkedSeen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+func TestStatesGoWithTheBatch(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	w := s.NewResultWriter()
+	at := time.Now().UTC().Truncate(time.Second)
+	step := func(i int, status picketv1.Status) Result {
+		row := outcome(1, at.Add(time.Duration(i)*time.Second))
+		row.Status = status
+		return row
+	}
+	healthy, critical := picketv1.Status_STATUS_HEALTHY, picketv1.Status_STATUS_CRITICAL
+
+	write(t, w, []Result{step(0, healthy)})
+	write(t, w, []Result{step(1, healthy)})
+	if got := readState(t, s); !got.scheduled.Equal(at) {
+		t.Errorf("an unchanged status was written with the batch: %+v", got)
+	}
+	write(t, w, []Result{step(2, healthy), step(3, critical)})
+	if got := readState(t, s); got.status != "critical" || !got.since.Equal(at.Add(3*time.Second)) {
+		t.Errorf("a changed status was not written with the batch: %+v", got)
+	}
+	write(t, w, []Result{step(4, critical)})
+	if err := w.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := readState(t, s); !got.scheduled.Equal(at.Add(4*time.Second)) || !got.since.Equal(at.Add(3*time.Second)) {
+		t.Errorf("after the flush: %+v", got)
+	}
+	// Old news, from this writer, from one that knows nothing, and from one that read the states.
+	fresh, loaded := s.NewResultWriter(), s.NewResultWriter()
+	if newest, err := loaded.LoadStates(t.Context()); err != nil || !newest.At.Equal(at.Add(4*time.Second)) || newest.Seq != 1 {
+		t.Errorf("loaded up to %+v, %v", newest, err)
+	}
+	before := readState(t, s)
+	for i, old := range []*ResultWriter{w, fresh, loaded} {
+		row := step(1, healthy)
+		row.Location, row.Reason = "local", fmt.Sprint(i)
+		late := row
+		late.ScheduledAt = row.ScheduledAt.Add(time.Duration(i+1) * time.Millisecond)
+		write(t, old, []Result{late})
+		if err := old.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := readState(t, s); got.status != before.status || !got.scheduled.Equal(before.scheduled) {
+			t.Errorf("old news moved the state back: %+v, was %+v", got, before)
+		}
+	}
+	// A person's look is history, not the state.
+	ask := step(9, healthy)
+	ask.OnDemand = true
+	write(t, w, []Result{ask})
+	if got := readState(t, s); got.status != "critical" {
+		t.Errorf("an on-demand result changed the state to %s", got.status)
+	}
+}
+
+// TestStatesOnlyForward lets several writers store the results of one check in any order and in any batches: the row
+// ends at the newest outcome, and never went back.
+func TestStatesOnlyForward(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	at := time.Now().UTC().Truncate(time.Second)
+	round := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		round++
+		n := rapid.IntRange(1, 12).Draw(rt, "results")
+		rows := make([]Result, 0, 2*n)
+		for i := range n {
+			row := outcome(round, at.Add(time.Duration(i/2)*time.Second))
+			row.Status = picketv1.Status(rapid.IntRange(1, 4).Draw(rt, "status"))
+			if rapid.Bool().Draw(rt, "missed") {
+				row = missed(row, time.Time{})
+			}
+			rows = append(rows, row)
+		}
+		writers := []*ResultWriter{s.NewResultWriter(), s.NewResultWriter()}
+		var last stateRow
+		for _, row := range rapid.Permutation(rows).Draw(rt, "order") {
+			w := writers[rapid.IntRange(0, 1).Draw(rt, "writer")]
+			if _, err := w.Write(t.Context(), []Result{row}, rapid.Bool().Draw(rt, "redelivered")); err != nil {
+				rt.Fatal(err)
+			}
+			if rapid.Bool().Draw(rt, "flush") {
+				if err := w.Flush(t.Context()); err != nil {
+					rt.Fatal(err)
+				}
+			}
+			now := stateOf(rt, s, t, round)
+			if last.newer(&now) {
+				rt.Fatalf("state went back from %v to %v", last, now)
+			}
+			last = now
+		}
+		for _, w := range writers {
+			if err := w.Flush(t.Context()); err != nil {
+				rt.Fatal(err)
+			}
+		}
+		newest := slices.MaxFunc(rows, func(a, b Result) int {
+			return cmp.Or(a.ScheduledAt.Compare(b.ScheduledAt), cmp.Compare(real(&a), real(&b)))
+		})
+		got := stateOf(rt, s, t, round)
+		if !got.scheduledAt.Equal(newest.ScheduledAt) || got.missed != newest.Missed {
+			rt.Fatalf("state at %v missed %v, want %v missed %v", got.scheduledAt, got.missed, newest.ScheduledAt, newest.Missed)
+		}
+	})
+}
+
+func real(r *Result) int {
+	if r.Missed {
+		return 0
+	}
+	return 1
+}
+
+func stateOf(rt *rapid.T, s *Store, t *testing.T, n int) stateRow {
+	var row stateRow
+	err := s.pool.QueryRow(t.Context(), `SELECT scheduled_at, missed FROM check_states WHERE check_id = $1`, checkID(n)).
+		Scan(&row.scheduledAt, &row.missed)
+	if err != nil {
+		rt.Fatal(err)
+	}
+	return row
+}
+
+func TestStatesAreBounded(t *testing.T) {
+	t.Parallel()
+	known := newStates()
+	known.limit = 100
+	for i := range 1000 {
+		row := outcome(i, time.Now())
+		known.commit(known.fold([]batchRow{{&row, 0}}))
+		if len(known.known) > 100 {
+			t.Fatalf("%d states known, limit 100", len(known.known))
+		}
+	}
+}

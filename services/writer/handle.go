@@ -1,0 +1,95 @@
+package writer
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/picketd/picket/internal/bus"
+	"github.com/picketd/picket/internal/store"
+)
+
+// handle stores a batch. It returns nil when every result in it is committed or safe as a dead letter.
+func (s *Service) handle(ctx context.Context, batch []*bus.Msg) error {
+	ctx, cancel := finish(ctx)
+	defer cancel()
+	started := time.Now()
+	epoch, err := s.streamEpoch(ctx, batch)
+	if err != nil {
+		return fmt.Errorf("%w: %w", bus.ErrUnavailable, err)
+	}
+
+	rows := make([]store.Result, 0, len(batch))
+	messages := make([]*bus.Msg, 0, len(batch))
+	redelivered := false
+	for _, msg := range batch {
+		result, isResult, err := decode(msg)
+		switch {
+		case err != nil:
+			if err := s.deadLetter(ctx, msg, reasonOf(err), err); err != nil {
+				return err
+			}
+		case isResult:
+			result.StreamEpoch = epoch
+			rows = append(rows, result)
+			messages = append(messages, msg)
+			redelivered = redelivered || msg.Deliveries > 1
+		}
+	}
+
+	written, err := s.results.Write(ctx, rows, redelivered)
+	if err != nil {
+		if class := store.Classify(err); class != store.Unknown {
+			return fmt.Errorf("%w: %w", bus.ErrUnavailable, err)
+		}
+		return fmt.Errorf("write results: %w", err)
+	}
+	for _, refused := range written.Refused {
+		if err := s.deadLetter(ctx, messages[refused.Row], bus.ReasonRefused, refused.Err); err != nil {
+			return err
+		}
+	}
+	s.committed(rows, written, started, redelivered)
+	s.position.saw(batch)
+	return nil
+}
+
+func (s *Service) deadLetter(ctx context.Context, msg *bus.Msg, reason string, cause error) error {
+	s.log.Warn("dead letter", "reason", reason, "sequence", msg.Sequence, "err", cause)
+	if err := msg.DeadLetter(ctx, reason, cause); err != nil {
+		return fmt.Errorf("%w: %w", bus.ErrUnavailable, err)
+	}
+	s.refused.Add(1)
+	s.metrics.deadLetters.WithLabelValues(reason).Inc()
+	return nil
+}
+
+func (s *Service) committed(rows []store.Result, written store.Written, started time.Time, redelivered bool) {
+	if len(rows) == 0 {
+		return
+	}
+	now := time.Now()
+	s.rows.Add(int64(written.Rows))
+	s.metrics.rows.Add(float64(written.Rows))
+	s.metrics.duplicates.Add(float64(written.Duplicates))
+	s.metrics.batch.Observe(now.Sub(started).Seconds())
+	s.metrics.lastCommit.Set(float64(now.UnixMilli()) / 1000)
+	if redelivered {
+		return // what waited for a restart says nothing about the way
+	}
+	for i := range rows {
+		if !rows[i].Missed {
+			s.metrics.endToEnd.Observe(now.Sub(rows[i].ScheduledAt).Seconds())
+		}
+	}
+}
+
+// finish lets a batch in hand outlast the service's own context for a moment, so that a stop costs no redelivery.
+func finish(ctx context.Context) (context.Context, context.CancelFunc) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.AfterFunc(finishGrace, cancel)
+		context.AfterFunc(longer, func() { timer.Stop() })
+	})
+	return longer, func() { stop(); cancel() }
+}
