@@ -13,6 +13,13 @@ require (
 	github.com/rogpeppe/go-internal v1.16.0
 )
 
+require (
+	github.com/bufbuild/protocompile v0.14.1 // indirect
+	github.com/google/go-cmp v0.7.0 // indirect
+	golang.org/x/sync v0.24.0 // indirect
+	google.golang.org/protobuf v1.36.12 // indirect
+)
+
 replace (
 	github.com/picketd/picket/internal => ./internal
 	github.com/picketd/picket/proto => ./proto

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 }
 
 func child(dir string) {
-	postgres, err := embedded.StartPostgres(context.Background(), embedded.PostgresOptions{DataDir: dir})
+	postgres, err := embedded.StartPostgres(context.Background(), embedded.PostgresOptions{DataDir: dir, Disposable: true})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
