@@ -1,0 +1,357 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/picketd/picket/internal/catalog"
+)
+
+const (
+	// newEffectiveAfter and changedEffectiveAfter are the time that everybody has to hear of a schedule before it is
+	// in force. A change must reach every prober, or some tick would be due to nobody; a new check only has to start.
+	newEffectiveAfter     = 2 * time.Second
+	changedEffectiveAfter = 10 * time.Second
+	// effectivePerCheck is added for each check of a large plan: what bringing it to the probers takes at most.
+	effectivePerCheck = 500 * time.Microsecond
+	// applyRows is how many rows one statement takes.
+	applyRows = 10_000
+)
+
+// Applied is what ApplyCatalog did.
+type Applied struct {
+	Added, Changed, Removed int
+}
+
+// ApplyCatalog carries out a plan in one transaction: rows, revisions, schedules. The error matches ErrStale when the
+// catalog is no longer what the plan was made from, and ErrLeaseLost when lease is not nil and no longer held.
+func (s *Store) ApplyCatalog(ctx context.Context, plan catalog.Plan, lease *Lease) (Applied, error) {
+	rows, err := planRows(plan)
+	if err != nil {
+		return Applied{}, fmt.Errorf("apply catalog: %w", err)
+	}
+	err = InTx(ctx, s, catalogTimeout, func(ctx context.Context, tx pgx.Tx) error {
+		if lease != nil {
+			if err := holdLease(ctx, tx, *lease); err != nil {
+				return err
+			}
+		}
+		return rows.apply(ctx, tx)
+	})
+	if err != nil {
+		return Applied{}, fmt.Errorf("apply catalog: %w", err)
+	}
+	return Applied{Added: len(plan.Add), Changed: len(plan.Change), Removed: len(plan.Remove)}, nil
+}
+
+// serverRow and checkRow are rows as jsonb_to_recordset reads them.
+type serverRow struct {
+	ID          string   `json:"id,omitempty"`
+	Revision    int64    `json:"revision"`
+	Org         string   `json:"org"`
+	Name        string   `json:"name"`
+	ManagedBy   string   `json:"managed_by"`
+	Lifecycle   string   `json:"lifecycle"`
+	Change      string   `json:"change"`
+	DisplayName string   `json:"display_name"`
+	Region      string   `json:"region"`
+	Environment string   `json:"environment"`
+	Tags        []string `json:"tags"`
+	Groups      []string `json:"groups"`
+}
+
+type checkRow struct {
+	Org        string          `json:"org"`
+	Server     string          `json:"server"`
+	Name       string          `json:"name"`
+	Kind       string          `json:"kind"`
+	IntervalMS int64           `json:"interval_ms"`
+	TimeoutMS  int64           `json:"timeout_ms"`
+	Locations  []string        `json:"locations"`
+	Priority   int32           `json:"priority"`
+	Enabled    bool            `json:"enabled"`
+	Spec       json.RawMessage `json:"spec"`
+	Alerts     json.RawMessage `json:"alerts,omitempty"`
+}
+
+type applyRowsOf struct {
+	add, change, remove []serverRow
+	checks              []checkRow
+	gone                []string
+}
+
+func planRows(plan catalog.Plan) (*applyRowsOf, error) {
+	rows := &applyRowsOf{}
+	for i := range plan.Add {
+		server := &plan.Add[i]
+		rows.add = append(rows.add, newServerRow(server, catalog.Added))
+		for j := range server.Checks {
+			if err := rows.addCheck(server, &server.Checks[j]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for i := range plan.Change {
+		change := &plan.Change[i]
+		server := &change.Server
+		word := catalog.Changed
+		if change.Lifecycle && server.Lifecycle == catalog.Maintenance {
+			word = catalog.EnteredMaintenance
+		}
+		rows.change = append(rows.change, newServerRow(server, word))
+		rows.gone = append(rows.gone, change.Gone...)
+		for j := range server.Checks {
+			check := &server.Checks[j]
+			if !change.Lifecycle && !slices.Contains(change.Checks, check.Name) {
+				continue
+			}
+			if err := rows.addCheck(server, check); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for i := range plan.Remove {
+		rows.remove = append(rows.remove, newServerRow(&plan.Remove[i], catalog.Removed))
+	}
+	return rows, nil
+}
+
+func newServerRow(s *catalog.Server, change catalog.Change) serverRow {
+	return serverRow{
+		ID: s.ID, Revision: s.Revision, Org: s.Org, Name: s.Name, ManagedBy: string(s.Source),
+		Lifecycle: string(s.Lifecycle), Change: string(change), DisplayName: s.DisplayName, Region: s.Region,
+		Environment: s.Environment, Tags: append([]string{}, s.Tags...), Groups: append([]string{}, s.Groups...),
+	}
+}
+
+func (r *applyRowsOf) addCheck(server *catalog.Server, check *catalog.Check) error {
+	row := checkRow{
+		Org: server.Org, Server: server.Name, Name: check.Name, Kind: check.Kind(),
+		IntervalMS: check.Interval.Milliseconds(), TimeoutMS: check.Timeout.Milliseconds(),
+		Locations: check.Locations, Priority: check.Priority, Enabled: !check.Disabled,
+	}
+	var spec proto.Message = check.HTTP
+	if check.TCP != nil {
+		spec = check.TCP
+	}
+	options := protojson.MarshalOptions{UseProtoNames: true}
+	var err error
+	if row.Spec, err = options.Marshal(spec); err != nil {
+		return fmt.Errorf("write specification of %s/%s: %w", server.Key(), check.Name, err)
+	}
+	if check.Alerts != nil {
+		if row.Alerts, err = options.Marshal(check.Alerts); err != nil {
+			return fmt.Errorf("write alert rules of %s/%s: %w", server.Key(), check.Name, err)
+		}
+	}
+	r.checks = append(r.checks, row)
+	return nil
+}
+
+const serverRecord = `jsonb_to_recordset($1::jsonb) AS x (id uuid, revision bigint, org text, name text, managed_by text,
+    lifecycle text, change text, display_name text, region text, environment text, tags text[], groups text[])`
+
+const addOrganizationsSQL = `
+INSERT INTO organizations (slug) SELECT DISTINCT org FROM ` + serverRecord + ` ORDER BY org ON CONFLICT DO NOTHING`
+
+// A removed server comes back under its id; a living one is somebody else's and stays as it is.
+const addServersSQL = `
+INSERT INTO managed_servers AS t (org, name, managed_by, lifecycle, change, display_name, region, environment, tags,
+    changed_at)
+SELECT org, name, managed_by, lifecycle, change, display_name, region, environment, tags, clock_timestamp()
+FROM ` + serverRecord + ` ORDER BY org, name
+ON CONFLICT (org, name) DO UPDATE SET managed_by = excluded.managed_by, lifecycle = excluded.lifecycle,
+    change = excluded.change, display_name = excluded.display_name, region = excluded.region,
+    environment = excluded.environment, tags = excluded.tags, changed_at = excluded.changed_at,
+    revision = t.revision + 1, removed_at = NULL, health_status = 'unknown'
+WHERE t.removed_at IS NOT NULL
+RETURNING id::text`
+
+// The lock comes first and in one order, so that plans that overlap wait for each other and never in a circle.
+const lockServersSQL = `
+SELECT s.id::text FROM managed_servers s JOIN ` + serverRecord + ` ON x.id = s.id
+WHERE s.revision = x.revision AND s.removed_at IS NULL ORDER BY s.id FOR NO KEY UPDATE OF s`
+
+const changeServersSQL = `
+UPDATE managed_servers s SET lifecycle = x.lifecycle, change = x.change, display_name = x.display_name,
+    region = x.region, environment = x.environment, tags = x.tags, changed_at = clock_timestamp(),
+    revision = s.revision + 1
+FROM ` + serverRecord + ` WHERE s.id = x.id`
+
+const removeServersSQL = `
+UPDATE managed_servers s SET change = 'removed', changed_at = clock_timestamp(), removed_at = clock_timestamp(),
+    revision = s.revision + 1
+FROM ` + serverRecord + ` WHERE s.id = x.id`
+
+const removeChecksSQL = `
+UPDATE checks c SET removed_at = clock_timestamp(), enabled = false, revision = s.revision
+FROM managed_servers s
+WHERE s.id = c.server_id AND c.removed_at IS NULL AND (c.id = ANY ($1::text[]::uuid[]) OR c.server_id = ANY ($2::text[]::uuid[]))`
+
+const putChecksSQL = `
+INSERT INTO checks AS t (server_id, revision, name, kind, interval_ms, timeout_ms, locations, priority, enabled, spec,
+    alerts)
+SELECT s.id, s.revision, x.name, x.kind, x.interval_ms, x.timeout_ms, x.locations, x.priority, x.enabled, x.spec,
+    x.alerts
+FROM jsonb_to_recordset($1::jsonb) AS x (org text, server text, name text, kind text, interval_ms bigint,
+    timeout_ms bigint, locations text[], priority integer, enabled boolean, spec jsonb, alerts jsonb)
+JOIN managed_servers s ON s.org = x.org AND s.name = x.server
+ORDER BY s.org, s.name, x.name
+ON CONFLICT (server_id, name) DO UPDATE SET revision = excluded.revision, kind = excluded.kind,
+    interval_ms = excluded.interval_ms, timeout_ms = excluded.timeout_ms, locations = excluded.locations,
+    priority = excluded.priority, enabled = excluded.enabled, spec = excluded.spec, alerts = excluded.alerts,
+    removed_at = NULL`
+
+// A version for each check that is due otherwise than by its last one. Versions never overtake each other. One that
+// nobody follows now (new, or ended everywhere) is in force soon, any other later.
+const addSchedulesSQL = `
+WITH touched AS (
+    SELECT c.id, c.revision, c.locations,
+           CASE WHEN c.enabled AND c.removed_at IS NULL AND s.lifecycle <> 'inactive' THEN c.interval_ms ELSE 0 END AS interval_ms
+    FROM checks c JOIN managed_servers s ON s.id = c.server_id
+    WHERE c.server_id = ANY ($1::text[]::uuid[]) AND c.revision = s.revision
+), last AS (
+    SELECT DISTINCT ON (v.check_id) v.* FROM check_schedules v JOIN touched t ON t.id = v.check_id
+    ORDER BY v.check_id, v.revision DESC
+), moment AS (
+    SELECT date_trunc('milliseconds', clock_timestamp()) AS now
+)
+INSERT INTO check_schedules (check_id, revision, interval_ms, effective_at, locations)
+SELECT t.id, t.revision, t.interval_ms,
+       greatest(moment.now + CASE WHEN l.check_id IS NULL OR l.interval_ms = 0 AND l.effective_at <= moment.now
+                                  THEN $2::interval ELSE $3::interval END,
+                l.effective_at + interval '1 millisecond'),
+       t.locations
+FROM moment, touched t LEFT JOIN last l ON l.check_id = t.id
+WHERE l.check_id IS NULL OR t.interval_ms <> l.interval_ms OR t.interval_ms > 0 AND t.locations <> l.locations`
+
+const addGroupsSQL = `
+INSERT INTO server_groups (org, name) SELECT DISTINCT x.org, g FROM ` + serverRecord + `, unnest(x.groups) AS g
+ORDER BY x.org, g ON CONFLICT DO NOTHING`
+
+const dropMembersSQL = `
+DELETE FROM server_group_members m USING managed_servers s, ` + serverRecord + `
+WHERE s.org = x.org AND s.name = x.name AND m.server_id = s.id
+  AND NOT EXISTS (SELECT FROM server_groups g WHERE g.id = m.group_id AND g.name = ANY (x.groups))`
+
+const addMembersSQL = `
+INSERT INTO server_group_members (server_id, group_id)
+SELECT s.id, g.id FROM ` + serverRecord + `
+JOIN managed_servers s ON s.org = x.org AND s.name = x.name
+JOIN server_groups g ON g.org = x.org AND g.name = ANY (x.groups)
+ON CONFLICT DO NOTHING`
+
+func (r *applyRowsOf) apply(ctx context.Context, tx pgx.Tx) error {
+	touched, removed, err := r.applyServers(ctx, tx)
+	if err != nil {
+		return err
+	}
+	if len(r.gone)+len(removed) > 0 {
+		if _, err := tx.Exec(ctx, removeChecksSQL, r.gone, removed); err != nil {
+			return fmt.Errorf("remove checks: %w", err)
+		}
+	}
+	err = each(r.checks, func(rows string) error {
+		_, err := tx.Exec(ctx, putChecksSQL, rows)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("put checks: %w", err)
+	}
+	spread := time.Duration(len(r.checks)) * effectivePerCheck
+	_, err = tx.Exec(ctx, addSchedulesSQL, append(touched, removed...), newEffectiveAfter+spread, changedEffectiveAfter+spread)
+	if err != nil {
+		return fmt.Errorf("add schedules: %w", err)
+	}
+	for _, servers := range [][]serverRow{r.add, r.change} {
+		for _, sql := range []string{addGroupsSQL, dropMembersSQL, addMembersSQL} {
+			err := each(servers, func(rows string) error {
+				_, err := tx.Exec(ctx, sql, rows)
+				return err
+			})
+			if err != nil {
+				return fmt.Errorf("set groups: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// applyServers returns the IDs of servers that were added or changed, and of those that were removed.
+func (r *applyRowsOf) applyServers(ctx context.Context, tx pgx.Tx) (touched, removed []string, err error) {
+	err = each(r.add, func(rows string) error {
+		if _, err := tx.Exec(ctx, addOrganizationsSQL, rows); err != nil {
+			return fmt.Errorf("add organizations: %w", err)
+		}
+		added, err := idsOf(ctx, tx, addServersSQL, rows)
+		if err != nil {
+			return fmt.Errorf("add servers: %w", err)
+		}
+		touched = append(touched, added...)
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(touched) != len(r.add) {
+		return nil, nil, fmt.Errorf("add servers: %w", ErrStale)
+	}
+	changed, err := update(ctx, tx, r.change, changeServersSQL)
+	if err != nil {
+		return nil, nil, fmt.Errorf("change servers: %w", err)
+	}
+	removed, err = update(ctx, tx, r.remove, removeServersSQL)
+	if err != nil {
+		return nil, nil, fmt.Errorf("remove servers: %w", err)
+	}
+	return append(touched, changed...), removed, nil
+}
+
+// update locks the servers, makes sure that they are as the plan knew them, and runs sql.
+func update(ctx context.Context, tx pgx.Tx, servers []serverRow, sql string) (ids []string, err error) {
+	err = each(servers, func(rows string) error {
+		locked, err := idsOf(ctx, tx, lockServersSQL, rows)
+		if err != nil {
+			return err
+		}
+		ids = append(ids, locked...)
+		_, err = tx.Exec(ctx, sql, rows)
+		return err
+	})
+	if err == nil && len(ids) != len(servers) {
+		err = ErrStale
+	}
+	return ids, err
+}
+
+func idsOf(ctx context.Context, tx pgx.Tx, sql, rows string) ([]string, error) {
+	result, err := tx.Query(ctx, sql, rows)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(result, func(row pgx.CollectableRow) (id string, err error) {
+		err = row.Scan(&id)
+		return id, err
+	})
+}
+
+// each hands over rows as JSON, as many at a time as one statement takes.
+func each[R any](rows []R, run func(rows string) error) error {
+	for part := range slices.Chunk(rows, applyRows) {
+		data, err := json.Marshal(part)
+		if err != nil {
+			return fmt.Errorf("write rows: %w", err)
+		}
+		if err := run(string(data)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
