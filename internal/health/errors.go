@@ -11,6 +11,7 @@ import (
 	"net/textproto"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -128,15 +129,7 @@ func certificateFault(err error) (reason, message string) {
 
 func isErrno(err error, codes ...syscall.Errno) bool {
 	errno, ok := errors.AsType[syscall.Errno](err)
-	if !ok {
-		return false
-	}
-	for _, code := range codes {
-		if errno == code {
-			return true
-		}
-	}
-	return false
+	return ok && slices.Contains(codes, errno)
 }
 
 func isTimeout(err error) bool {
@@ -163,9 +156,6 @@ func isTLS(err error) bool {
 // net/http has types for a part of these only.
 func isProtocol(err error) bool {
 	if _, ok := errors.AsType[textproto.ProtocolError](err); ok {
-		return true
-	}
-	if _, ok := errors.AsType[*http.ProtocolError](err); ok {
 		return true
 	}
 	text := err.Error()

@@ -177,9 +177,10 @@ func boundPath(path string) error {
 	for i := 0; i < len(path); i++ {
 		switch c := path[i]; {
 		case quote != 0:
-			if c == '\\' {
+			switch c {
+			case '\\':
 				i++
-			} else if c == quote {
+			case quote:
 				quote = 0
 			}
 		case c == '\'' || c == '"':

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -151,12 +152,7 @@ func (e *Expectations) assertJSON(o *Outcome, r *Response) {
 }
 
 func anyMatch(h headerPattern, values []string) bool {
-	for _, v := range values {
-		if h.pattern.MatchString(v) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(values, h.pattern.MatchString)
 }
 
 func headerMismatch(h headerPattern, values []string) string {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"net"
 	"net/http"
 	"strconv"
 	"testing"
@@ -20,7 +19,7 @@ const healthBody = `{"status":"ok","host":"srv-004217.eu-west.example.net","serv
 // what is measured is the client.
 func leanServer(b *testing.B) string {
 	answer := []byte("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: " + strconv.Itoa(len(healthBody)) + "\r\n\r\n" + healthBody)
-	return listen(b, func(c net.Conn) {
+	return listen(b, func(c peer) {
 		go func() {
 			defer c.Close()
 			r := bufio.NewReader(c)

@@ -63,7 +63,7 @@ func (p *httpProber) expand(header http.Header, body []byte, truncated bool) ([]
 		return body, truncated
 	}
 	plain, more, err := readAtMost(unzip, nil, p.bodyLimit)
-	if err != nil && !(truncated && errors.Is(err, io.ErrUnexpectedEOF)) {
+	if err != nil && (!truncated || !errors.Is(err, io.ErrUnexpectedEOF)) {
 		return body, truncated
 	}
 	return plain, more || truncated

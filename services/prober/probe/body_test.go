@@ -35,7 +35,7 @@ func TestReadAtMost(t *testing.T) {
 
 func TestEndlessBodyIsCut(t *testing.T) {
 	t.Parallel()
-	server := serve(t, func(w http.ResponseWriter, r *http.Request) {
+	server := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		chunk := make([]byte, 64<<10)
 		for {
 			if _, err := w.Write(chunk); err != nil {
@@ -58,8 +58,12 @@ func TestGzip(t *testing.T) {
 	zip := func(text []byte) []byte {
 		var b bytes.Buffer
 		w := gzip.NewWriter(&b)
-		w.Write(text)
-		w.Close()
+		if _, err := w.Write(text); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
 		return b.Bytes()
 	}
 	for name, tt := range map[string]struct {
@@ -81,7 +85,7 @@ func TestGzip(t *testing.T) {
 				}
 				w.Header().Set("Content-Type", "application/json")
 				w.Header().Set("Content-Encoding", "gzip")
-				w.Write(tt.body)
+				_, _ = w.Write(tt.body)
 			})
 			spec := &picketv1.HTTPSpec{Url: server.URL, ExpectJson: tt.json}
 			wantResult(t, within(t, compileHTTP(t, newPool(t, PoolOptions{}), spec), patient), tt.status, tt.reason)

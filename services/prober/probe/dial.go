@@ -31,7 +31,7 @@ func (p *Pool) dialContext(ctx context.Context, network, address string) (net.Co
 			}
 		},
 	})
-	conn, err := p.dialer.DialContext(ctx, network, address)
+	conn, err := p.dialer.DialContext(ctx, network, address) //nolint:contextcheck // the look's context, see look
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +77,7 @@ func (d tlsDialer) dialContext(ctx context.Context, network, address string) (ne
 		config.ServerName = host
 	}
 	secure := tls.Client(conn, config)
-	err = secure.HandshakeContext(l.Context)
+	err = secure.HandshakeContext(l.Context) //nolint:contextcheck // the look's context, see look
 	state := secure.ConnectionState()
 	l.sawCertificate(&state)
 	if err == nil {

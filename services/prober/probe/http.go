@@ -121,7 +121,7 @@ func isToken(s string) bool {
 func (p *httpProber) Probe(ctx context.Context) *picketv1.ProbeResult {
 	l := newLook(ctx)
 	start := time.Now()
-	response, err := p.send(l, start)
+	response, err := p.send(l, start) //nolint:contextcheck // l is the context
 	if err != nil {
 		p.kept.Store(false)
 		r := result("http", start, time.Since(start), failed(ctx, err, l.at()))

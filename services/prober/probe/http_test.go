@@ -23,7 +23,7 @@ func TestHTTPSendsWhatTheSpecSays(t *testing.T) {
 		body, _ := io.ReadAll(r.Body)
 		got <- fmt.Sprintf("%s %s %s ua=%s key=%v len=%d body=%s", r.Method, r.Host, r.RequestURI, r.UserAgent(), r.Header["X-Key"], r.ContentLength, body)
 		w.Header().Set("Content-Type", "application/json")
-		io.WriteString(w, `{"status":"ok","counters":{"n":7},"redis":{"status":"ok"}}`)
+		_, _ = io.WriteString(w, `{"status":"ok","counters":{"n":7},"redis":{"status":"ok"}}`)
 	})
 	p := compileHTTP(t, newPool(t, PoolOptions{}), &picketv1.HTTPSpec{
 		Url: server.URL + "/health?a=b", Method: "post", Body: "ping",
@@ -155,26 +155,23 @@ func TestRedirects(t *testing.T) {
 
 func TestHTTPFailures(t *testing.T) {
 	t.Parallel()
-	raw := func(answer string) func(net.Conn) {
-		return func(c net.Conn) {
-			io.ReadFull(c, make([]byte, 16))
-			io.WriteString(c, answer)
-			c.(*net.TCPConn).CloseWrite()
-			io.Copy(io.Discard, c)
-			c.Close()
+	raw := func(answer string) func(peer) {
+		return func(c peer) {
+			c.hear()
+			c.say(answer)
+			c.hangUp()
 		}
 	}
 	// hold answers and then keeps the connection open until the peer closes it.
-	hold := func(answer string) func(net.Conn) {
-		return func(c net.Conn) {
-			io.WriteString(c, answer)
-			io.Copy(io.Discard, c)
-			c.Close()
+	hold := func(answer string) func(peer) {
+		return func(c peer) {
+			c.say(answer)
+			c.linger()
 		}
 	}
 	tests := []struct {
 		name    string
-		serve   func(net.Conn)
+		serve   func(peer)
 		timeout time.Duration
 		status  string
 		reason  string
@@ -184,18 +181,15 @@ func TestHTTPFailures(t *testing.T) {
 		{"silence", hold(""), impatient, "unreachable", "timeout", "timed out waiting for an answer", 0},
 		{"slow headers", drip("HTTP/1.1 200 OK\r\nX: "), impatient, "unreachable", "timeout", "timed out waiting for an answer", 0},
 		{"slow body", drip("HTTP/1.1 200 OK\r\n\r\n"), impatient, "unreachable", "timeout", "timed out reading the answer", 200},
-		{"hangs up at once", func(c net.Conn) {
-			io.ReadFull(c, make([]byte, 16))
-			c.(*net.TCPConn).CloseWrite()
-			io.Copy(io.Discard, c)
-			c.Close()
+		{"hangs up at once", func(c peer) {
+			c.hear()
+			c.hangUp()
 		}, patient, "unreachable", "closed", "", 0},
 		{"hangs up in the body", raw("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc"), patient, "unreachable", "closed", "", 200},
-		{"reset in the body", func(c net.Conn) {
-			io.ReadFull(c, make([]byte, 16))
-			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
-			c.(*net.TCPConn).SetLinger(0)
-			c.Close()
+		{"reset in the body", func(c peer) {
+			c.hear()
+			c.say("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
+			c.reset()
 		}, patient, "unreachable", "reset", "", -1},
 		{"not HTTP", raw("SSH-2.0-OpenSSH_9.6\r\n"), patient, "unreachable", "protocol", "", 0},
 		{"broken chunks", raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), patient, "unreachable", "protocol", "", 200},
@@ -227,10 +221,10 @@ func TestHTTPFailures(t *testing.T) {
 }
 
 // drip reads, sends start and then a byte now and then, for as long as anybody reads.
-func drip(start string) func(net.Conn) {
-	return func(c net.Conn) {
+func drip(start string) func(peer) {
+	return func(c peer) {
 		defer c.Close()
-		io.ReadFull(c, make([]byte, 16)) // an answer before the question is another fault
+		c.hear() // an answer before the question is another fault
 		if _, err := io.WriteString(c, start); err != nil {
 			return
 		}
@@ -256,7 +250,7 @@ func TestRefusedAndCancelled(t *testing.T) {
 	wantResult(t, within(t, compileHTTP(t, pool, &picketv1.HTTPSpec{Url: "http://" + address}), patient), "unreachable", "refused")
 
 	// A black hole: the handshake with a full accept queue never ends.
-	p := compileHTTP(t, pool, &picketv1.HTTPSpec{Url: "http://" + listen(t, func(c net.Conn) { io.Copy(io.Discard, c); c.Close() })})
+	p := compileHTTP(t, pool, &picketv1.HTTPSpec{Url: "http://" + listen(t, func(c peer) { c.linger() })})
 	ctx, cancel := context.WithCancel(t.Context())
 	result := make(chan *picketv1.ProbeResult)
 	go func() { result <- p.Probe(ctx) }()
@@ -272,7 +266,7 @@ func TestDNS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { silent.Close() })
+	defer func() { _ = silent.Close() }()
 	resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return dialDNS(ctx, "udp", silent.LocalAddr().String())
 	}}
@@ -333,7 +327,7 @@ func TestAssertionsReachTheVerdict(t *testing.T) {
 	t.Parallel()
 	server := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusTeapot)
-		io.WriteString(w, "short and stout")
+		_, _ = io.WriteString(w, "short and stout")
 	})
 	pool := newPool(t, PoolOptions{})
 	wantResult(t, within(t, compileHTTP(t, pool, &picketv1.HTTPSpec{Url: server.URL, ExpectStatus: []string{"418"}, ExpectBody: "stout$"}), patient), "healthy", "")

@@ -2,6 +2,7 @@ package probe
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -75,8 +76,34 @@ func serve(t testing.TB, handler http.HandlerFunc) *httptest.Server {
 	return server
 }
 
+// peer is a raw connection of a test's server. What fails on it fails because the
+// prober has gone, which is no fault of the test.
+type peer struct{ net.Conn }
+
+func (p peer) say(text string) { _, _ = io.WriteString(p, text) }
+
+// hear waits for the first bytes that the prober sends.
+func (p peer) hear() { _, _ = io.ReadFull(p, make([]byte, 16)) }
+
+// linger says nothing and closes when the prober has closed.
+func (p peer) linger() {
+	_, _ = io.Copy(io.Discard, p)
+	p.Close()
+}
+
+// hangUp closes as an orderly server does: no reset overtakes what was said.
+func (p peer) hangUp() {
+	_ = p.Conn.(*net.TCPConn).CloseWrite()
+	p.linger()
+}
+
+func (p peer) reset() {
+	_ = p.Conn.(*net.TCPConn).SetLinger(0)
+	p.Close()
+}
+
 // listen accepts raw connections and hands each to serve, which owns it.
-func listen(t testing.TB, serve func(net.Conn)) string {
+func listen(t testing.TB, serve func(peer)) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -90,7 +117,7 @@ func listen(t testing.TB, serve func(net.Conn)) string {
 			if err != nil {
 				return
 			}
-			serve(conn)
+			serve(peer{conn})
 		}
 	}()
 	t.Cleanup(func() {

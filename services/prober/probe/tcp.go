@@ -60,7 +60,7 @@ func newTCP(check *picketv1.Check, opt Options) (Prober, error) {
 func (p *tcpProber) Probe(ctx context.Context) *picketv1.ProbeResult {
 	l := newLook(ctx)
 	start := time.Now()
-	answer, err := p.talk(l)
+	answer, err := p.talk(l) //nolint:contextcheck // l is the context
 	latency := time.Since(start)
 	var o health.Outcome
 	// A target that says the wrong thing and then falls silent or hangs up was

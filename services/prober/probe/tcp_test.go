@@ -3,8 +3,6 @@ package probe
 import (
 	"bufio"
 	"context"
-	"io"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -14,17 +12,17 @@ import (
 
 func TestTCP(t *testing.T) {
 	t.Parallel()
-	redis := listen(t, func(c net.Conn) {
+	redis := listen(t, func(c peer) {
 		defer c.Close()
 		line, err := bufio.NewReader(c).ReadString('\n')
 		if err == nil && line == "PING\r\n" {
-			io.WriteString(c, "+PO")
-			io.WriteString(c, "NG\r\n")
+			c.say("+PO")
+			c.say("NG\r\n")
 		}
 	})
-	mute := listen(t, func(c net.Conn) { io.Copy(io.Discard, c); c.Close() })
-	banner := listen(t, func(c net.Conn) { io.WriteString(c, "220 ready"); io.Copy(io.Discard, c); c.Close() })
-	flood := listen(t, func(c net.Conn) {
+	mute := listen(t, func(c peer) { c.linger() })
+	banner := listen(t, func(c peer) { c.say("220 ready"); c.linger() })
+	flood := listen(t, func(c peer) {
 		defer c.Close()
 		for chunk := []byte(strings.Repeat("x", 4096)); ; {
 			if _, err := c.Write(chunk); err != nil {
@@ -32,7 +30,7 @@ func TestTCP(t *testing.T) {
 			}
 		}
 	})
-	hangUp := listen(t, func(c net.Conn) { c.Close() })
+	hangUp := listen(t, func(c peer) { c.Close() })
 	tests := []struct {
 		name           string
 		spec           *picketv1.TCPSpec
@@ -63,11 +61,10 @@ func TestTCPCancelled(t *testing.T) {
 	t.Parallel()
 	pool := newPool(t, PoolOptions{})
 	sent := make(chan struct{})
-	address := listen(t, func(c net.Conn) {
-		io.WriteString(c, "half")
+	address := listen(t, func(c peer) {
+		c.say("half")
 		close(sent)
-		io.Copy(io.Discard, c)
-		c.Close()
+		c.linger()
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	result := make(chan *picketv1.ProbeResult)

@@ -85,14 +85,12 @@ func TestTLS(t *testing.T) {
 	old := serveTLS(t, &tls.Config{Certificates: []tls.Certificate{expired}})
 	mutual := serveTLS(t, &tls.Config{Certificates: []tls.Certificate{valid}, ClientAuth: tls.RequireAnyClientCert})
 	ancient := serveTLS(t, &tls.Config{Certificates: []tls.Certificate{valid}, MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10})
-	garbage := listen(t, func(c net.Conn) {
-		io.ReadFull(c, make([]byte, 16))
-		io.WriteString(c, "this is no handshake")
-		c.(*net.TCPConn).CloseWrite()
-		io.Copy(io.Discard, c)
-		c.Close()
+	garbage := listen(t, func(c peer) {
+		c.hear()
+		c.say("this is no handshake")
+		c.hangUp()
 	})
-	mute := listen(t, func(c net.Conn) { io.Copy(io.Discard, c); c.Close() })
+	mute := listen(t, func(c peer) { c.linger() })
 
 	tests := []struct {
 		name           string
