@@ -84,11 +84,11 @@ func (c *check) summary(kind string) string {
 
 // evaluate decides about the alert of a check after one of its results was folded. The rules are in the package comment.
 func (s *State) evaluate(c *check, out *Output) {
-	if s.disabled {
+	a, quiet := c.alert, c.server.lifecycle == lifecycleMaintenance
+	if s.disabled || (a == nil && !c.bad()) {
 		return
 	}
 	v := s.votes(c)
-	a, quiet := c.alert, c.server.lifecycle == lifecycleMaintenance
 	o := &owned{alert: a, check: c}
 	switch {
 	case a == nil:

@@ -1,6 +1,7 @@
 package fold
 
 import (
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -73,15 +74,9 @@ type evidence struct {
 
 // remember keeps the last results of a check from its first bad one on; a check that is well costs nothing.
 func (c *check) remember(p *picketv1.ProbeResult, scheduled int64, l level) {
-	if l == good && c.alert == nil {
-		bad := false
-		for i := range c.series {
-			bad = bad || c.series[i].status != good
-		}
-		if !bad {
-			c.evidence = nil
-			return
-		}
+	if l == good && c.alert == nil && !c.bad() {
+		c.evidence = nil
+		return
 	}
 	if len(c.evidence) == proofSize {
 		copy(c.evidence, c.evidence[1:])
@@ -91,6 +86,16 @@ func (c *check) remember(p *picketv1.ProbeResult, scheduled int64, l level) {
 		status: p.GetStatus(), scheduled: scheduled, location: p.GetLocation(), reason: clip(p.GetReason(), 64),
 		message: clip(p.GetMessage(), 256), latency: p.GetLatencyUs(), httpStatus: p.GetHttpStatus(),
 	})
+}
+
+// bad reports whether the last result of any location was bad.
+func (c *check) bad() bool {
+	for i := range c.series {
+		if c.series[i].status != good {
+			return true
+		}
+	}
+	return false
 }
 
 // proof is the evidence for a transition, oldest first.
@@ -113,5 +118,5 @@ func clip(text string, size int) string {
 		}
 		text = text[:size]
 	}
-	return string(append([]byte(nil), text...))
+	return strings.Clone(text)
 }
