@@ -58,6 +58,9 @@ type Sources struct {
 	File string
 	// Environ is the environment as os.Environ returns it.
 	Environ []string
+	// Shared passes over settings of the file that config does not have: they are
+	// another service's. Whoever has all settings leaves it false and refuses them.
+	Shared bool
 }
 
 // Load fills config, a pointer to a struct whose fields hold the defaults and
@@ -66,7 +69,7 @@ type Sources struct {
 // are Go durations or plain seconds. Every fault is in the error, which wraps
 // ErrConfig, by the name of its setting.
 func Load(config any, sources Sources) error {
-	values, faults := fromFile(config, sources.File)
+	values, faults := fromFile(config, sources)
 	environ := environment(sources.Environ)
 	maps.Copy(values, environ)
 	faults = append(faults, readFiles(config, values)...)
@@ -111,10 +114,10 @@ func environment(environ []string) map[string]string {
 	return values
 }
 
-// fromFile reads the `settings` section into variables, and refuses keys that no
-// part of Picket knows.
-func fromFile(config any, path string) (map[string]string, []error) {
+// fromFile reads the `settings` section into variables.
+func fromFile(config any, sources Sources) (map[string]string, []error) {
 	values := map[string]string{}
+	path := sources.File
 	if path == "" {
 		return values, nil
 	}
@@ -135,13 +138,14 @@ func fromFile(config any, path string) (map[string]string, []error) {
 		return values, []error{fmt.Errorf("%s:%d:%d: settings is not a mapping", path, file.Settings.Line, file.Settings.Column)}
 	}
 	var faults []error
-	known := AllSettings(config)
+	known := settingNames(config)
 	for i := 0; i+1 < len(file.Settings.Content); i += 2 {
 		key, value := file.Settings.Content[i], file.Settings.Content[i+1]
 		name := strings.ToUpper(key.Value)
 		switch {
 		case value.Kind != yaml.ScalarNode:
 			faults = append(faults, fmt.Errorf("%s:%d:%d: setting %s is not a single value", path, value.Line, value.Column, key.Value))
+		case !slices.Contains(known, name) && sources.Shared:
 		case !slices.Contains(known, name):
 			faults = append(faults, fmt.Errorf("%s:%d:%d: unknown setting %s", path, key.Line, key.Column, key.Value))
 		default:
@@ -224,7 +228,7 @@ func innermost(err error) error {
 // UnknownVariables returns the variables of the environment that begin with
 // PICKET_ and mean nothing to config: most often a misspelling.
 func UnknownVariables(config any, environ []string) []string {
-	known := AllSettings(config)
+	known := append(settingNames(config), readElsewhere()...)
 	var unknown []string
 	for name := range environment(environ) {
 		if strings.HasPrefix(name, "PICKET_") && !strings.HasSuffix(name, "_HEALTH_URL") &&

@@ -4,7 +4,6 @@ import (
 	"encoding"
 	"fmt"
 	"reflect"
-	"slices"
 	"strings"
 	"time"
 )
@@ -21,9 +20,6 @@ type Setting struct {
 	// Secret values are never shown.
 	Secret bool
 }
-
-// Settings shared by all programs that are read outside of any configuration struct.
-var sharedNames = []string{"PICKET_CONFIG", "PICKET_POSTGRES_BIN"}
 
 // Describe lists the settings of config, a struct or a pointer to one whose
 // fields carry the tags `env` and `desc`, in the order of its fields. The values
@@ -93,15 +89,16 @@ func shortDuration(d time.Duration) string {
 	return text
 }
 
-// AllSettings returns the names that a file or an environment may hold for
-// config: its own, those of the programs around it that share the file, and the shared ones.
-func AllSettings(config any) []string {
-	names := slices.Clone(sharedNames)
+func settingNames(config any) []string {
+	var names []string
 	for _, setting := range Describe(config) {
 		names = append(names, setting.Name)
 	}
-	if wider, ok := config.(interface{ OtherSettings() []string }); ok {
-		names = append(names, wider.OtherSettings()...)
-	}
 	return names
+}
+
+// readElsewhere lists the variables that no configuration struct holds: the
+// path of the file itself, and what the private PostgreSQL and the tests look for.
+func readElsewhere() []string {
+	return []string{"PICKET_CONFIG", "PICKET_POSTGRES_BIN", "PICKET_TEST_DATABASE_URL", "PICKET_FAULT_SECONDS"}
 }

@@ -19,6 +19,7 @@ type Health struct {
 	mu         sync.Mutex
 	components map[string]component
 	counters   map[string]func() float64
+	included   map[string]*Health
 	stopping   bool
 }
 
@@ -31,7 +32,7 @@ type component struct {
 
 // NewHealth makes a Health without components, which is ready.
 func NewHealth() *Health {
-	return &Health{components: map[string]component{}, counters: map[string]func() float64{}}
+	return &Health{components: map[string]component{}, counters: map[string]func() float64{}, included: map[string]*Health{}}
 }
 
 // Set says how a component is: nil is well.
@@ -46,6 +47,13 @@ func (h *Health) Counter(name string, value func() float64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.counters[name] = value
+}
+
+// Include makes another's readiness a component of this one: several services in one process.
+func (h *Health) Include(name string, other *Health) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.included[name] = other
 }
 
 // Stopping makes the service not ready for good: the first step of a stop.
@@ -109,6 +117,9 @@ func (h *Health) state() map[string]error {
 		if age := time.Since(c.looked); c.every > 0 && age > 2*c.every {
 			state[name] = fmt.Errorf("no answer for %s", age.Round(time.Millisecond))
 		}
+	}
+	for name, other := range h.included {
+		state[name] = other.Ready()
 	}
 	if h.stopping {
 		state["service"] = errors.New("stopping")

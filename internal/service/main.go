@@ -49,15 +49,12 @@ func Main[C any](program Program[C], args []string, stderr *os.File) int {
 	if done {
 		return code
 	}
-	if err := Load(&config, Sources{File: file, Environ: os.Environ()}); err != nil {
+	if err := Load(&config, Sources{File: file, Environ: os.Environ(), Shared: true}); err != nil {
 		_, _ = fmt.Fprintf(stderr, "%s: %v\n", program.Name, err)
 		return ExitUsage
 	}
 	common := program.Common(&config)
 	kit := newKit(program.Name, common, stderr)
-	for _, name := range UnknownVariables(&config, os.Environ()) {
-		kit.Log.Debug("variable means nothing to this service", "variable", name)
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, program, kit, config, *common); err != nil {
