@@ -61,6 +61,9 @@ func ownFault(err error) (reason, message string) {
 	case isErrno(err, syscall.EACCES, syscall.EPERM):
 		return ReasonNoPermission, "not permitted to connect"
 	}
+	if _, ok := errors.AsType[x509.SystemRootsError](err); ok {
+		return ReasonOwnFault, "the system's certificate authorities cannot be read"
+	}
 	if _, ok := errors.AsType[*net.AddrError](err); ok {
 		return ReasonInvalidTarget, "the address cannot be dialled"
 	}

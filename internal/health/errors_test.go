@@ -68,6 +68,7 @@ func TestFromError(t *testing.T) {
 		{"local ports", dial(syscall.EADDRNOTAVAIL), unknown, "resources"},
 		{"memory", dial(syscall.ENOBUFS), unknown, "resources"},
 		{"marked as ours", fmt.Errorf("%w: client certificate: %w", ErrOwnFault, os.ErrNotExist), unknown, "own_fault"},
+		{"no authorities", verification(x509.SystemRootsError{}), unknown, "own_fault"},
 		{"permission", dial(syscall.EPERM), unknown, "no_permission"},
 		{"address", &net.OpError{Op: "dial", Err: &net.AddrError{Err: "invalid port", Addr: "a:b"}}, unknown, "invalid_target"},
 	}

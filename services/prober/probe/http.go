@@ -198,6 +198,7 @@ func (p *httpProber) checkRedirect(next *http.Request, via []*http.Request) erro
 	if len(via) > maxRedirects {
 		return health.ErrTooManyRedirects
 	}
+	next.Header.Del("Referer") // its query may hold a secret too
 	first := via[0].URL
 	if next.URL.Host != first.Host || first.Scheme == "https" && next.URL.Scheme != "https" {
 		for _, name := range p.secrets {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -116,7 +117,9 @@ func TestStaleConnectionIsNoOutage(t *testing.T) {
 func TestRedirects(t *testing.T) {
 	t.Parallel()
 	var otherKey atomic.Value
-	other := serve(t, func(_ http.ResponseWriter, r *http.Request) { otherKey.Store(fmt.Sprint(r.Header["X-Key"])) })
+	other := serve(t, func(_ http.ResponseWriter, r *http.Request) {
+		otherKey.Store(fmt.Sprintf("%v %q", r.Header["X-Key"], r.Referer()))
+	})
 	server := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/loop":
@@ -148,7 +151,7 @@ func TestRedirects(t *testing.T) {
 		t.Errorf("got %v", loop)
 	}
 	wantResult(t, look("/away", true), "healthy", "")
-	if got := otherKey.Load(); got != "[]" {
+	if got := otherKey.Load(); got != `[] ""` {
 		t.Errorf("another host was given the declared header: %v", got)
 	}
 }
@@ -332,4 +335,18 @@ func TestAssertionsReachTheVerdict(t *testing.T) {
 	pool := newPool(t, PoolOptions{})
 	wantResult(t, within(t, compileHTTP(t, pool, &picketv1.HTTPSpec{Url: server.URL, ExpectStatus: []string{"418"}, ExpectBody: "stout$"}), patient), "healthy", "")
 	wantResult(t, within(t, compileHTTP(t, pool, &picketv1.HTTPSpec{Url: server.URL, ExpectStatus: []string{"418"}, ExpectBody: "tall"}), patient), "critical", health.ReasonAssertBody)
+}
+
+// The oneof of the wire contract and the table of kinds say the same.
+func TestEveryKindOfTheContractCanBeProbed(t *testing.T) {
+	t.Parallel()
+	var declared []string
+	fields := (&picketv1.Check{}).ProtoReflect().Descriptor().Oneofs().ByName("spec").Fields()
+	for i := range fields.Len() {
+		declared = append(declared, string(fields.Get(i).Name()))
+	}
+	slices.Sort(declared)
+	if !slices.Equal(declared, Kinds()) {
+		t.Errorf("the contract has %q, the table %q", declared, Kinds())
+	}
 }
