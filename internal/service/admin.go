@@ -57,14 +57,20 @@ func Handler(kit *Kit) http.Handler {
 func (k *Kit) healthBody() (int, healthBody) {
 	body := healthBody{Status: "ok", Service: k.Name, Version: k.Version, Components: map[string]state{}, Counters: k.Health.numbers()}
 	code := http.StatusOK
-	for name, err := range k.Health.state() {
-		if err == nil {
+	for name, c := range k.Health.state() {
+		switch {
+		case c.err == nil:
 			body.Components[name] = state{Status: "ok"}
-			continue
+		case c.degraded:
+			body.Components[name] = state{Status: "degraded", Output: c.err.Error()}
+			if body.Status == "ok" {
+				body.Status = "degraded"
+			}
+		default:
+			body.Components[name] = state{Status: "fail", Output: c.err.Error()}
+			body.Status = "fail"
+			code = http.StatusServiceUnavailable
 		}
-		body.Components[name] = state{Status: "fail", Output: err.Error()}
-		body.Status = "fail"
-		code = http.StatusServiceUnavailable
 	}
 	return code, body
 }

@@ -25,6 +25,8 @@ type Health struct {
 
 type component struct {
 	err error
+	// degraded: the error is shown and takes nothing from readiness.
+	degraded bool
 	// looked and every say when the answer is too old to be believed; every 0: never.
 	looked time.Time
 	every  time.Duration
@@ -40,6 +42,14 @@ func (h *Health) Set(name string, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.components[name] = component{err: err}
+}
+
+// SetDegraded says how a component is that the service can do its work without: nil is well, anything else is shown by
+// /health as degraded and leaves the service ready.
+func (h *Health) SetDegraded(name string, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.components[name] = component{err: err, degraded: true}
 }
 
 // Counter adds a number to the body of /health.
@@ -93,9 +103,9 @@ func (h *Health) put(name string, c component) {
 // Ready returns nil, or every reason why the service can not do its work now.
 func (h *Health) Ready() error {
 	var faults []error
-	for name, err := range h.state() {
-		if err != nil {
-			faults = append(faults, fmt.Errorf("%s: %w", name, err))
+	for name, c := range h.state() {
+		if c.err != nil && !c.degraded {
+			faults = append(faults, fmt.Errorf("%s: %w", name, c.err))
 		}
 	}
 	slices.SortFunc(faults, func(a, b error) int {
@@ -107,22 +117,22 @@ func (h *Health) Ready() error {
 	return errors.Join(faults...)
 }
 
-// state returns each component's error as it counts now.
-func (h *Health) state() map[string]error {
+// state returns each component as it counts now.
+func (h *Health) state() map[string]component {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	state := make(map[string]error, len(h.components)+1)
+	state := make(map[string]component, len(h.components)+1)
 	for name, c := range h.components {
-		state[name] = c.err
 		if age := time.Since(c.looked); c.every > 0 && age > 2*c.every {
-			state[name] = fmt.Errorf("no answer for %s", age.Round(time.Millisecond))
+			c.err = fmt.Errorf("no answer for %s", age.Round(time.Millisecond))
 		}
+		state[name] = c
 	}
 	for name, other := range h.included {
-		state[name] = other.Ready()
+		state[name] = component{err: other.Ready()}
 	}
 	if h.stopping {
-		state["service"] = errors.New("stopping")
+		state["service"] = component{err: errors.New("stopping")}
 	}
 	return state
 }

@@ -20,10 +20,12 @@ type Kit struct {
 	// Location is where this process stands.
 	Location string
 	Version  string
-	Started  time.Time
-	Log      *slog.Logger
-	Metrics  *prometheus.Registry
-	Health   *Health
+	// ConfigFile is the YAML file that the process was started with; empty: none.
+	ConfigFile string
+	Started    time.Time
+	Log        *slog.Logger
+	Metrics    *prometheus.Registry
+	Health     *Health
 }
 
 // Version is the version of the running binary from its build information, or

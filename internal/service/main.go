@@ -55,6 +55,7 @@ func Main[C any](program Program[C], args []string, stderr *os.File) int {
 	}
 	common := program.Common(&config)
 	kit := newKit(program.Name, common, stderr)
+	kit.ConfigFile = file
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, program, kit, config, *common); err != nil {
