@@ -1,8 +1,10 @@
 package fold
 
 import (
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -256,10 +258,11 @@ func TestTransitionContents(t *testing.T) {
 	// What comes from outside is bounded.
 	long := newResult(checkID(2), "local", base.Add(time.Hour), letters['C'])
 	for range 1000 {
-		long.Message += "ä!"
+		long.Message += "ä!\x00\xff"
 	}
 	w.step(base.Add(time.Hour), long)
-	if got := w.s.checks[mustID(checkID(2))].evidence; len(got[len(got)-1].message) > 256 {
+	if got := w.s.checks[mustID(checkID(2))].evidence; len(got[len(got)-1].message) > 256 ||
+		strings.Contains(got[len(got)-1].message, "\x00") || !utf8.ValidString(got[len(got)-1].message) {
 		t.Errorf("message of %d bytes kept", len(got[len(got)-1].message))
 	}
 }

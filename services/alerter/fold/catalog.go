@@ -3,7 +3,10 @@ package fold
 import (
 	"bytes"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 
@@ -75,7 +78,7 @@ func (c *check) at(location string) *series {
 func (s *State) change(p *picketv1.CatalogChange, out *Output) Skip {
 	def := p.GetServer()
 	id, err := uuid.Parse(def.GetId())
-	if err != nil || def.GetName() == "" || def.GetOrg() == "" {
+	if err != nil || !isName(def.GetName()) || !isName(def.GetOrg()) {
 		return SkipContract
 	}
 	gone := p.GetChange() == "removed"
@@ -119,7 +122,8 @@ func (s *State) parse(server uuid.UUID, def *picketv1.Server) ([]uuid.UUID, bool
 	names := make(map[string]bool, len(ids))
 	for i, c := range def.GetChecks() {
 		id, err := uuid.Parse(c.GetId())
-		if err != nil || slices.Contains(ids[:i], id) || names[c.GetName()] {
+		if err != nil || slices.Contains(ids[:i], id) || names[c.GetName()] || !isName(c.GetName()) ||
+			slices.ContainsFunc(c.GetLocations(), func(l string) bool { return !isName(l) }) {
 			return nil, false
 		}
 		if known := s.checks[id]; known != nil && known.server.id != server {
@@ -131,6 +135,11 @@ func (s *State) parse(server uuid.UUID, def *picketv1.Server) ([]uuid.UUID, bool
 		ids[i], names[c.GetName()] = id, true
 	}
 	return ids, true
+}
+
+// isName keeps out what no catalog of ours publishes and no database takes: names that are empty, long, or not plain text.
+func isName(name string) bool {
+	return name != "" && len(name) <= 255 && utf8.ValidString(name) && !strings.ContainsFunc(name, unicode.IsControl)
 }
 
 // apply makes the server what def says.

@@ -110,8 +110,10 @@ func (c *check) proof() []*picketv1.Evidence {
 	return proof
 }
 
-// clip bounds a text that comes from outside, at a rune's border. It copies, so that a result is not kept alive by it.
+// clip bounds a text that comes from outside, at a rune's border, and takes out what PostgreSQL refuses: bytes that are no
+// UTF-8, and NUL. It copies, so that a result is not kept alive by it.
 func clip(text string, size int) string {
+	text = strings.ReplaceAll(strings.ToValidUTF8(text, ""), "\x00", "")
 	if len(text) > size {
 		for size > 0 && !utf8.RuneStart(text[size]) {
 			size--

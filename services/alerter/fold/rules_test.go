@@ -333,7 +333,10 @@ func TestHostileCatalog(t *testing.T) {
 	foreign := newServer(2, "env", newCheck(1, "health", "local"))
 	noID := newServer(2, "env", newCheck(2, "health", "local"))
 	noID.Id = "x"
-	for i, server := range []*picketv1.Server{nil, {}, same, names, foreign, noID} {
+	nul := newServer(2, "env", newCheck(2, "health", "local"))
+	nul.Name = "a\x00b"
+	place := newServer(2, "env", newCheck(2, "health", "local", "\xff"))
+	for i, server := range []*picketv1.Server{nil, {}, same, names, foreign, noID, nul, place} {
 		if out := w.step(w.now, &picketv1.CatalogChange{Change: "added", Server: server}); out.Skip != SkipContract {
 			t.Errorf("%d: skip %q, want %q", i, out.Skip, SkipContract)
 		}
