@@ -116,6 +116,9 @@ func (m *Members) Thaw(at time.Duration) {
 // Frozen reports whether the set is kept as it is.
 func (m *Members) Frozen(at time.Duration) bool { return m.down || at < m.frozenUntil }
 
+// Ring returns the set as of the last update.
+func (m *Members) Ring() Ring { return m.ring }
+
 // Changes returns when the set may change next if nobody is heard until then;
 // false when it will not.
 func (m *Members) Changes(now time.Duration) (at time.Duration, ok bool) {

@@ -3,6 +3,7 @@ package prober
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"maps"
 	"time"
 
@@ -28,60 +29,80 @@ const (
 	measureFor = 5 * time.Second
 )
 
+// engine is the inside of the wheel loop: given the time, it does what is to be
+// done and says when to come again. It is not safe for concurrent use.
+type engine struct {
+	replicas *replicas
+	sched    *scheduler
+	nowMS    func() int64
+	// beat is called once a second.
+	beat func()
+	log  *slog.Logger
+
+	ring     tick.Ring
+	planned  time.Duration // when it was to be called
+	nextBeat time.Duration
+}
+
+// join makes this process own its share. The roster says who was there before.
+func (e *engine) join(roster []*picketv1.WorkerStatus, mono time.Duration) {
+	former, settled := e.replicas.former(roster, time.UnixMilli(e.nowMS()), mono)
+	e.ring = e.replicas.update(mono)
+	e.sched.activate(e.ring, former, settled)
+	e.planned, e.nextBeat = mono, mono
+}
+
+// turn does what is due and returns how long nothing will be, at most until the
+// next heartbeat.
+func (e *engine) turn(mono time.Duration) (wait time.Duration) {
+	suspended := mono-e.planned > suspendedAfter
+	if suspended {
+		e.replicas.suspended(mono)
+		e.log.Warn("process did not run", "for", mono-e.planned)
+	}
+	if ring := e.replicas.update(mono); !ring.Equal(e.ring) {
+		before := e.ring
+		e.ring = ring
+		e.sched.follow(ring, e.replicas.settled(ring))
+		e.log.Info("replicas changed", "before", before.Members(), "now", ring.Members(), "owned", e.sched.figures().Owned)
+	}
+	e.sched.advance(suspended)
+	if mono >= e.nextBeat {
+		e.beat()
+		e.nextBeat += beatEvery * (1 + (mono-e.nextBeat)/beatEvery)
+	}
+	wait = e.nextBeat - mono
+	if next, ok := e.sched.next(); ok {
+		wait = min(wait, time.Duration(next-e.nowMS())*time.Millisecond)
+	}
+	if at, ok := e.replicas.changes(mono); ok {
+		wait = min(wait, at-mono)
+	}
+	wait = max(wait, 0)
+	e.planned = mono + wait
+	return wait
+}
+
 // turn turns the wheel until ctx ends: it wakes when something is due and once a
 // second for the heartbeat, which so says that the wheel turns.
 func (p *Service) turn(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	planned := p.mono()
-	beat, trim := planned, planned+trimEvery
+	trim := time.NewTicker(trimEvery)
+	defer trim.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
 		case <-p.wake:
-		}
-		mono := p.mono()
-		suspended := mono-planned > suspendedAfter
-		if suspended {
-			p.replicas.suspended(mono)
-			p.log.Warn("process did not run", "for", mono-planned)
-		}
-		p.followReplicas(mono)
-		p.sched.advance(suspended)
-		if mono >= beat {
-			p.beat()
-			beat += beatEvery * (1 + (mono-beat)/beatEvery)
-		}
-		if mono >= trim {
+		case <-trim.C:
 			p.sched.mu.Lock()
 			p.workers.trim()
 			p.sched.mu.Unlock()
-			trim = mono + trimEvery
 		}
-		wait := beat - mono
-		if next, ok := p.sched.next(); ok {
-			wait = min(wait, time.Duration(next-p.clock.NowMS())*time.Millisecond)
-		}
-		if at, ok := p.replicas.changes(mono); ok {
-			wait = min(wait, at-mono)
-		}
-		planned = mono + max(wait, 0)
-		timer.Reset(max(wait, 0))
+		timer.Reset(p.engine.turn(p.mono()))
 	}
-}
-
-// followReplicas moves checks when replicas have come or gone.
-func (p *Service) followReplicas(mono time.Duration) {
-	ring := p.replicas.update(mono)
-	if ring.Equal(p.ring) {
-		return
-	}
-	before := p.ring
-	p.ring = ring
-	p.sched.follow(ring, p.replicas.settled(ring))
-	p.log.Info("replicas changed", "before", before.Members(), "now", ring.Members(), "owned", p.sched.figures().Owned)
 }
 
 // status is the heartbeat of this moment.

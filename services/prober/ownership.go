@@ -155,15 +155,12 @@ func (s *scheduler) followLocked(ring tick.Ring, settledMS map[string]int64, now
 	old := s.ring
 	s.ring = ring
 	for _, c := range s.checks {
+		if c.giver != "" && !ring.Has(c.giver) {
+			s.explain(c, settledMS)
+		}
 		switch entitled := s.entitled(c, ring); {
 		case entitled && !c.owned:
-			from := nowMS - joinOverlapMS
-			if before := old.Owner(c.target.key); before != "" && (before == s.opts.Self || !ring.Has(before)) {
-				if settled, ok := settledMS[before]; ok {
-					from = settled
-				}
-			}
-			s.take(c, from, nowMS, causeTakeover)
+			s.inherit(c, old.Owner(c.target.key), settledMS, nowMS)
 		case !entitled && c.owned:
 			s.drop(c, nowMS)
 		}
@@ -171,6 +168,31 @@ func (s *scheduler) followLocked(ring tick.Ring, settledMS map[string]int64, now
 	s.deferLate(nowMS)
 	s.dispatch(nowMS)
 	s.opts.Wake()
+}
+
+// inherit takes a check from the member that had it.
+func (s *scheduler) inherit(c *check, giver string, settledMS map[string]int64, nowMS int64) {
+	from := nowMS - joinOverlapMS
+	settled, known := settledMS[giver]
+	switch {
+	case giver == "" || !known:
+	case giver == s.opts.Self || !s.ring.Has(giver):
+		from = settled
+	default:
+		c.giver, c.givenMS = giver, from
+	}
+	s.take(c, from, nowMS, causeTakeover)
+}
+
+// explain looks back at a member that gave a check away and is gone since: if it
+// was dead then already, it had not settled the last ticks before that.
+func (s *scheduler) explain(c *check, settledMS map[string]int64) {
+	if settled, known := settledMS[c.giver]; known {
+		if span := c.target.missed(settled, c.givenMS); span.Count > 0 {
+			s.miss(c.target, span, causeTakeover)
+		}
+	}
+	c.giver = ""
 }
 
 // activate begins to own checks. The former ring are those who did before, with
@@ -196,6 +218,7 @@ func (s *scheduler) correct(observe func() (tick.Step, bool)) (tick.Step, bool) 
 		return step, false
 	}
 	s.advanceLocked(step.FromMS, causeOverload)
+	s.dispatch(step.FromMS)
 	s.pacer = tick.Pacer{}
 	if step.ToMS > step.FromMS {
 		for _, c := range s.checks {

@@ -43,6 +43,7 @@ type Service struct {
 	clock     *tick.Clock
 	replicas  *replicas
 	sched     *scheduler
+	engine    *engine
 	workers   *pool
 	probes    *probe.Pool
 	ledger    *ledger
@@ -103,6 +104,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		Lag:  func(late time.Duration) { p.metrics.lag.Observe(late.Seconds()) },
 		Wake: p.wakeLoop,
 	})
+	p.engine = &engine{replicas: p.replicas, sched: p.sched, nowMS: p.clock.NowMS, beat: p.beat, log: p.log}
 	var err error
 	if p.metrics, err = newMetrics(deps.Kit.Metrics, p.sched.figures, p.publisher.Stats); err != nil {
 		p.stopProbes()
@@ -190,13 +192,10 @@ func (p *Service) tick(ctx context.Context) {
 			return
 		}
 	}
-	mono := p.mono()
-	former, settled := p.replicas.former(roster, p.clock.Now(), mono)
-	p.ring = p.replicas.update(mono)
-	p.sched.activate(p.ring, former, settled)
+	p.engine.join(roster, p.mono())
 	p.kit.Health.Set("schedule", nil)
 	f := p.sched.figures()
-	p.log.Info("probing", "checks", f.Known, "owned", f.Owned, "replicas", len(p.ring.Members()), "in_flight_limit", f.Limit)
+	p.log.Info("probing", "checks", f.Known, "owned", f.Owned, "replicas", len(p.engine.ring.Members()), "in_flight_limit", f.Limit)
 	p.turn(ctx)
 }
 

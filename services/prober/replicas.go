@@ -54,9 +54,10 @@ func (r *replicas) hear(status *picketv1.WorkerStatus, mono time.Duration) (urge
 		r.members.Goodbye(name)
 		return true
 	}
-	known := r.members.Update(mono).Has(name)
 	r.members.Heard(name, mono)
-	return !known
+	// Only the loop may find that somebody is gone: it knows whether this process
+	// was there to hear.
+	return !r.members.Ring().Has(name)
 }
 
 // settledOf returns until when a member's ticks are settled. One that does not
@@ -77,8 +78,8 @@ func (r *replicas) connected(up bool, mono time.Duration) {
 		r.down = true
 		r.members.Freeze()
 	case r.down: // else it is the first time, and there is no set to keep
-		r.down, r.deaf, r.echo = false, false, mono
-		r.members.Thaw(mono)
+		r.down = false
+		r.listen(mono)
 	}
 }
 
@@ -86,10 +87,18 @@ func (r *replicas) connected(up bool, mono time.Duration) {
 func (r *replicas) suspended(mono time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.echo = mono
 	if !r.down {
-		r.members.Thaw(mono)
+		r.listen(mono)
 	}
+}
+
+// listen gives everybody, this process too, the time to be heard again.
+func (r *replicas) listen(mono time.Duration) {
+	r.deaf = false
+	if r.echo != 0 { // else it has not spoken yet
+		r.echo = mono
+	}
+	r.members.Thaw(mono)
 }
 
 // update returns the ring as it is now, with this process in it.

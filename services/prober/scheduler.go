@@ -23,8 +23,8 @@ const (
 )
 
 const (
-	// lateMS is how late a tick may be released before it counts as taken over:
-	// run if it is young, but at the pace of those.
+	// lateMS is how late a tick may be released before it is treated as one that
+	// was taken over: run if it is young, at a bounded pace.
 	lateMS = 1000
 	// leastConcurrency is the bound on probes in flight of a fleet so small that
 	// rate × timeout says nothing.
@@ -60,6 +60,10 @@ type check struct {
 
 	running   bool
 	startedMS int64 // the last start; 0: never looked at
+
+	// Who had the check until givenMS and seemed alive then; empty: nobody.
+	giver   string
+	givenMS int64
 }
 
 // event is what the wheel holds: a check that is due, one whose overdue tick may
@@ -194,7 +198,7 @@ func (s *scheduler) decide(c *check, nowMS int64, cause string) {
 		return
 	}
 	s.opts.Due(o.RunMS)
-	if nowMS-o.RunMS <= lateMS && cause != causeTakeover {
+	if nowMS-o.RunMS <= lateMS && cause == causeOverload {
 		s.want(c, o.RunMS, o.Revision)
 		return
 	}
@@ -284,7 +288,7 @@ func (s *scheduler) dispatch(nowMS int64) {
 		if s.running++; s.running == 1 {
 			s.opts.Busy(true)
 		}
-		s.opts.Lag(time.Duration(nowMS-j.atMS) * time.Millisecond)
+		s.opts.Lag(time.Duration(max(nowMS-j.atMS, 0)) * time.Millisecond)
 		s.opts.Runner.start(j)
 	}
 }
