@@ -58,6 +58,8 @@ type states struct {
 	mu    sync.Mutex
 	known map[stateKey]*state
 	limit int
+	// scratch is fold's.
+	scratch []foldedState
 }
 
 func newStates() states { return states{known: map[stateKey]*state{}, limit: maxStates} }
@@ -77,11 +79,13 @@ func (r *stateRow) newer(than *stateRow) bool {
 	return than.missed && !r.missed
 }
 
-// fold works out the states after a batch in key order, without remembering them.
+// fold works out the states after a batch in key order, without remembering them. What it returns is good until the
+// next call.
 func (s *states) fold(batch []batchRow) []foldedState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	folded := make([]foldedState, 0, len(batch))
+	folded := s.scratch[:0]
+	defer func() { s.scratch = folded }()
 	for i := range batch {
 		r := batch[i].Result
 		key := stateKey{r.CheckID, r.Location}
@@ -95,9 +99,10 @@ func (s *states) fold(batch []batchRow) []foldedState {
 		at.changed = at.row.take(r) || at.changed
 	}
 	// Results on demand alone make no row: nothing is known yet of when the check is due.
-	return slices.DeleteFunc(folded, func(f foldedState) bool {
+	folded = slices.DeleteFunc(folded, func(f foldedState) bool {
 		return f.row.status == picketv1.Status_STATUS_UNSPECIFIED
 	})
+	return folded
 }
 
 // take moves the row forward by one result, and reports whether the status became another one.

@@ -161,7 +161,7 @@ func TestStatesAreBounded(t *testing.T) {
 	known.limit = 100
 	for i := range 1000 {
 		row := outcome(i, time.Now())
-		known.commit(known.fold([]batchRow{{&row, 0}}))
+		known.commit(known.fold([]batchRow{newBatchRow(&row, 0)}))
 		if len(known.known) > 100 {
 			t.Fatalf("%d states known, limit 100", len(known.known))
 		}
