@@ -41,9 +41,12 @@ func (s *Server) CatalogChange() *picketv1.CatalogChange {
 }
 
 // Scheduled are the forms of check c of server s that probers read, by location: every location at which it is due at
-// now or will be. A location that the newest version no longer names is there until that version is in force.
+// now or will be, none for a reported check. A location that the newest version no longer names is there until that version is in force.
 func (s *Server) Scheduled(c *Check, now time.Time) map[string]*picketv1.ScheduledCheck {
 	forms := map[string]*picketv1.ScheduledCheck{}
+	if c.Reported {
+		return forms
+	}
 	for _, location := range dueLocations(c.Schedules, now) {
 		forms[location] = &picketv1.ScheduledCheck{
 			Server: s.Name, Org: s.Org, ServerId: s.ID, Location: location, Lifecycle: string(s.Lifecycle),

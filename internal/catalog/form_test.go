@@ -98,3 +98,27 @@ func TestCatalogChangeLeavesOutRemovedChecks(t *testing.T) {
 		t.Errorf("%v", m)
 	}
 }
+
+func TestReportedChecksAreForNoProber(t *testing.T) {
+	t.Parallel()
+	partition := func(s *catalog.Server) {
+		s.Checks = append(s.Checks, catalog.Check{
+			Name: "partition", Reported: true,
+			Schedules: []catalog.Schedule{{Revision: 1, Interval: time.Minute, EffectiveAt: time.Now(), Locations: []string{"local"}}},
+		})
+	}
+	s := server(catalog.SourceSelf, "picket", partition)
+	if faults := s.Validate(""); faults != nil {
+		t.Error(faults)
+	}
+	if forms := s.Scheduled(&s.Checks[1], time.Now()); len(forms) != 0 {
+		t.Errorf("a prober would get %v", forms)
+	}
+	if m := s.Proto().Checks[1]; m.Kind != "reported" || len(m.Schedules) != 1 {
+		t.Errorf("%v", m)
+	}
+	s = server(catalog.SourceFile, "mine", partition)
+	if faults := s.Validate(""); len(faults) != 1 || faults[0].Path != "checks[1]" {
+		t.Errorf("%v", faults)
+	}
+}

@@ -41,6 +41,8 @@ const (
 const (
 	KindHTTP = "http"
 	KindTCP  = "tcp"
+	// KindReported is a check that no prober runs: a part of Picket publishes its results at each tick.
+	KindReported = "reported"
 )
 
 // HealthCheck is the name of the check that every server has.
@@ -91,7 +93,7 @@ const (
 	Removed            Change = "removed"
 )
 
-// Check is how a server is probed. Exactly one of HTTP and TCP is set, and says the kind.
+// Check is how a server is probed. Exactly one of Reported, HTTP and TCP is set, and says the kind.
 type Check struct {
 	// Name is a slug, unique in the server.
 	Name string
@@ -109,6 +111,8 @@ type Check struct {
 	Alerts *picketv1.AlertRules
 	HTTP   *picketv1.HTTPSpec
 	TCP    *picketv1.TCPSpec
+	// Reported checks are Picket's own; only the source self has them.
+	Reported bool
 
 	// What follows is set by the store alone.
 
@@ -140,6 +144,8 @@ func (c *Check) Kind() string {
 		return KindHTTP
 	case c.TCP != nil:
 		return KindTCP
+	case c.Reported:
+		return KindReported
 	default:
 		return ""
 	}
@@ -159,7 +165,7 @@ func sameCheck(a, b *Check) bool {
 		a.Interval == b.Interval && a.Timeout == b.Timeout && a.Priority == b.Priority &&
 		slices.Equal(a.Locations, b.Locations) &&
 		proto.Equal(alertRules(a), alertRules(b)) &&
-		proto.Equal(a.HTTP, b.HTTP) && proto.Equal(a.TCP, b.TCP)
+		a.Reported == b.Reported && proto.Equal(a.HTTP, b.HTTP) && proto.Equal(a.TCP, b.TCP)
 }
 
 func alertRules(c *Check) *picketv1.AlertRules {

@@ -151,8 +151,12 @@ func (s *Server) validateCheck(c *Check, path string) Faults {
 	validateList(&f, joinPath(path, "locations"), c.Locations, slugFault)
 	validateAlerts(&f, joinPath(path, "alerts"), c.Alerts, len(c.Locations))
 	switch {
-	case c.HTTP != nil && c.TCP != nil:
+	case c.HTTP != nil && c.TCP != nil, c.Reported && (c.HTTP != nil || c.TCP != nil):
 		f.add(path, "is of more than one kind")
+	case c.Reported:
+		if s.Source != SourceSelf {
+			f.add(path, "only Picket itself has checks that no prober runs")
+		}
 	case c.HTTP != nil:
 		validateHTTP(&f, path, c.HTTP)
 	case c.TCP != nil:

@@ -161,6 +161,9 @@ func readSpec(check *catalog.Check, kind string, spec, alerts []byte) error {
 	case catalog.KindTCP:
 		check.TCP = &picketv1.TCPSpec{}
 		into = check.TCP
+	case catalog.KindReported:
+		check.Reported = true
+		into = &picketv1.HTTPSpec{} // it has none
 	default:
 		return fmt.Errorf("unknown kind %q", kind)
 	}
@@ -177,11 +180,23 @@ func readSpec(check *catalog.Check, kind string, spec, alerts []byte) error {
 	return nil
 }
 
-// Publications returns the revision of each server, by ID, that a life of the stream has got.
-func (s *Store) Publications(ctx context.Context, epoch int64) (map[string]int64, error) {
+// StreamExtent is what publications are measured against.
+type StreamExtent struct {
+	// Epoch tells one life of the stream from the next.
+	Epoch             int64
+	FirstSeq, LastSeq uint64
+}
+
+// Publications returns the revision of each server, by ID, that the stream has got and still holds. What it has thrown
+// away counts as there for settled after it was sent: a stream that keeps nothing must not be filled with the catalog
+// over and over.
+func (s *Store) Publications(ctx context.Context, at StreamExtent, settled time.Duration) (map[string]int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, TxTimeout)
 	defer cancel()
-	rows, err := s.pool.Query(ctx, `SELECT server_id::text, revision FROM catalog_publications WHERE stream_epoch = $1`, epoch)
+	rows, err := s.pool.Query(ctx, `
+		SELECT server_id::text, revision FROM catalog_publications
+		WHERE stream_epoch = $1 AND (after_seq + 1 >= $2 OR published_at > now() - $3::interval)`,
+		at.Epoch, int64(at.FirstSeq), settled)
 	if err != nil {
 		return nil, fmt.Errorf("read publications: %w", err)
 	}
@@ -200,9 +215,9 @@ func (s *Store) Publications(ctx context.Context, epoch int64) (map[string]int64
 	return published, nil
 }
 
-// MarkPublished notes that a life of the stream has got these servers as they are here. A server whose row is gone is
-// left out.
-func (s *Store) MarkPublished(ctx context.Context, epoch int64, servers []catalog.Server) error {
+// MarkPublished notes that the stream has got these servers as they are here, behind the last sequence of before. A
+// server whose row is gone is left out.
+func (s *Store) MarkPublished(ctx context.Context, before StreamExtent, servers []catalog.Server) error {
 	ids, revisions := make([]string, len(servers)), make([]int64, len(servers))
 	for i := range servers {
 		ids[i], revisions[i] = servers[i].ID, servers[i].Revision
@@ -210,11 +225,13 @@ func (s *Store) MarkPublished(ctx context.Context, epoch int64, servers []catalo
 	ctx, cancel := context.WithTimeout(ctx, catalogTimeout)
 	defer cancel()
 	_, err := s.pool.Exec(ctx, `
-		INSERT INTO catalog_publications AS p (server_id, stream_epoch, revision)
-		SELECT x.id, $1, x.revision FROM unnest($2::text[]::uuid[], $3::bigint[]) AS x (id, revision)
+		INSERT INTO catalog_publications AS p (server_id, stream_epoch, after_seq, revision, published_at)
+		SELECT x.id, $1, $2, x.revision, now() FROM unnest($3::text[]::uuid[], $4::bigint[]) AS x (id, revision)
 		JOIN managed_servers s ON s.id = x.id ORDER BY x.id
-		ON CONFLICT (server_id) DO UPDATE SET stream_epoch = excluded.stream_epoch, revision = excluded.revision
-		WHERE p.stream_epoch <> excluded.stream_epoch OR p.revision < excluded.revision`, epoch, ids, revisions)
+		ON CONFLICT (server_id) DO UPDATE SET stream_epoch = excluded.stream_epoch, after_seq = excluded.after_seq,
+		    revision = excluded.revision, published_at = excluded.published_at
+		WHERE p.stream_epoch <> excluded.stream_epoch OR p.revision <= excluded.revision`,
+		before.Epoch, int64(before.LastSeq), ids, revisions)
 	if err != nil {
 		return fmt.Errorf("mark published: %w", err)
 	}

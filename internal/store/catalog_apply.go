@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/picketd/picket/internal/catalog"
+	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
 const (
@@ -137,8 +138,11 @@ func (r *applyRowsOf) addCheck(server *catalog.Server, check *catalog.Check) err
 		IntervalMS: check.Interval.Milliseconds(), TimeoutMS: check.Timeout.Milliseconds(),
 		Locations: check.Locations, Priority: check.Priority, Enabled: !check.Disabled,
 	}
-	var spec proto.Message = check.HTTP
-	if check.TCP != nil {
+	var spec proto.Message = &picketv1.HTTPSpec{} // empty for a reported check
+	switch {
+	case check.HTTP != nil:
+		spec = check.HTTP
+	case check.TCP != nil:
 		spec = check.TCP
 	}
 	options := protojson.MarshalOptions{UseProtoNames: true}

@@ -85,6 +85,12 @@ func TestCatalogRoundTrip(t *testing.T) {
 		s.Checks[1].Disabled = true
 		s.Checks[1].Locations = []string{"us-east", "eu-west"}
 	})
+	self := declared(catalog.SourceSelf, "picket", func(s *catalog.Server) {
+		s.Checks = append(s.Checks, catalog.Check{Name: "partition", Reported: true})
+	})
+	if diff := cmp.Diff(&self, named(t, become(t, s, catalog.SourceSelf, self), "picket"), ignoreStored); diff != "" {
+		t.Errorf("stored (-want +got):\n%s", diff)
+	}
 	got := named(t, become(t, s, catalog.SourceFile, want), "checkout")
 	if diff := cmp.Diff(&want, got, ignoreStored); diff != "" {
 		t.Errorf("stored (-want +got):\n%s", diff)
@@ -323,24 +329,43 @@ func TestPublications(t *testing.T) {
 	loaded := become(t, s, catalog.SourceFile, declared(catalog.SourceFile, "a"))
 	gone := declared(catalog.SourceFile, "gone")
 	gone.ID = "00000000-0000-4000-8000-000000000000"
-	if err := s.MarkPublished(t.Context(), 7, append(loaded.Servers, gone)); err != nil {
+	if err := s.MarkPublished(t.Context(), StreamExtent{Epoch: 7, LastSeq: 100}, append(loaded.Servers, gone)); err != nil {
 		t.Fatal(err)
 	}
 	id := loaded.Servers[0].ID
-	for epoch, want := range map[int64]map[string]int64{7: {id: 1}, 8: {}} {
-		got, err := s.Publications(t.Context(), epoch)
-		if err != nil || !cmp.Equal(want, got) {
-			t.Errorf("epoch %d: %v, %v", epoch, got, err)
+	published := func(epoch int64, first uint64, settled time.Duration) map[string]int64 {
+		t.Helper()
+		got, err := s.Publications(t.Context(), StreamExtent{Epoch: epoch, FirstSeq: first}, settled)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	there, nothing := map[string]int64{id: 1}, map[string]int64{}
+	for _, test := range []struct {
+		epoch   int64
+		first   uint64
+		settled time.Duration
+		want    map[string]int64
+	}{
+		{7, 1, 0, there},
+		{7, 101, 0, there},
+		{7, 102, 0, nothing},
+		{7, 102, time.Hour, there},
+		{8, 1, time.Hour, nothing},
+	} {
+		if got := published(test.epoch, test.first, test.settled); !cmp.Equal(test.want, got) {
+			t.Errorf("%+v: %v", test, got)
 		}
 	}
 	// A late mark does not hide a newer one.
 	older := loaded.Servers[0]
 	older.Revision = 0
-	if err := s.MarkPublished(t.Context(), 7, []catalog.Server{older}); err != nil {
+	if err := s.MarkPublished(t.Context(), StreamExtent{Epoch: 7, LastSeq: 200}, []catalog.Server{older}); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := s.Publications(t.Context(), 7); err != nil || got[id] != 1 {
-		t.Error(got, err)
+	if got := published(7, 101, 0); got[id] != 1 {
+		t.Error(got)
 	}
 }
 
@@ -386,14 +411,27 @@ func TestApplyCatalogIsFast(t *testing.T) {
 	for i := range servers {
 		servers[i] = declared(catalog.SourceFile, fmt.Sprintf("server-%d", i))
 	}
+	// One at a time, for comparison on this machine at this moment.
+	const few = 50
 	start := time.Now()
-	loaded := become(t, s, catalog.SourceFile, servers...)
-	took := time.Since(start)
-	t.Logf("%d servers: %s", n, took)
-	// Row by row takes longer than this on any machine.
-	if took > 10*time.Second {
-		t.Errorf("%d servers took %s", n, took)
+	for i := range few {
+		plan := catalog.Plan{Source: catalog.SourceFile, Add: servers[i : i+1]}
+		if _, err := s.ApplyCatalog(t.Context(), plan, nil); err != nil {
+			t.Fatal(err)
+		}
 	}
+	alone := time.Since(start) / few
+	start = time.Now()
+	plan := catalog.Plan{Source: catalog.SourceFile, Add: servers[few:]}
+	if _, err := s.ApplyCatalog(t.Context(), plan, nil); err != nil {
+		t.Fatal(err)
+	}
+	together := time.Since(start) / (n - few)
+	t.Logf("a server alone: %s, among %d: %s", alone, n, together)
+	if together > alone/5 {
+		t.Errorf("a server takes %s alone and still %s among %d", alone, together, n)
+	}
+	loaded := become(t, s, catalog.SourceFile, servers...)
 	serials := map[int64]bool{}
 	for i := range loaded.Servers {
 		serials[loaded.Servers[i].Checks[0].Serial] = true

@@ -82,12 +82,16 @@ CREATE TABLE server_group_members (
 );
 CREATE INDEX server_group_members_group ON server_group_members (group_id);
 
--- Which revision of each server the stream has got; another life of the stream has got nothing.
+-- Which revision of each server the stream has got. Another life of the stream has got nothing, and neither has one
+-- that threw it away since.
 CREATE TABLE catalog_publications (
-    server_id    uuid   PRIMARY KEY REFERENCES managed_servers (id) ON DELETE CASCADE,
-    stream_epoch bigint NOT NULL,
-    revision     bigint NOT NULL
+    server_id    uuid        PRIMARY KEY REFERENCES managed_servers (id) ON DELETE CASCADE,
+    stream_epoch bigint      NOT NULL,
+    after_seq    bigint      NOT NULL,
+    revision     bigint      NOT NULL,
+    published_at timestamptz NOT NULL
 );
+COMMENT ON COLUMN catalog_publications.after_seq IS 'last sequence of the stream before the event was sent';
 
 -- Work that one replica does at a time. The database's clock decides.
 CREATE TABLE leases (
