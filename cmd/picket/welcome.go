@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/mattn/go-isatty"
+
+	"github.com/picketd/picket/internal/bus"
+	"github.com/picketd/picket/internal/embedded"
+	"github.com/picketd/picket/internal/service"
+	picketv1 "github.com/picketd/picket/proto/picket/v1"
+)
+
+// welcome prints the first screen: where everything is, and three things to try.
+func welcome(out *os.File, st *stack) {
+	bolder := func(text string) string { return text }
+	if isatty.IsTerminal(out.Fd()) && os.Getenv("NO_COLOR") == "" {
+		bolder = func(text string) string { return "\x1b[1m" + text + "\x1b[0m" }
+	}
+	database := "yours, as configured"
+	if st.postgres != nil {
+		database = "private PostgreSQL, psql '" + st.postgres.URL(embedded.DefaultDatabase) + "'"
+	}
+	me := command()
+	flag := ""
+	if st.natsURL() != "nats://"+embedded.DefaultNATSListen {
+		flag = " --nats " + st.natsURL()
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n%s %s\n\n", bolder("Picket"), service.Version())
+	row := func(name, text string) { fmt.Fprintf(&b, "  %-10s %s\n", name, text) }
+	row("NATS", st.natsURL())
+	row("HTTP", st.url("")+"   /health /readyz /metrics (dashboard to come)")
+	row("Database", database)
+	row("Data", st.settings.DataDir)
+	if st.settings.Catalog.File != "" {
+		row("Servers", st.settings.Catalog.File+", read again when it changes")
+	}
+	fmt.Fprintf(&b, "\nTry, in another terminal:\n\n")
+	for _, try := range [][2]string{
+		{me + " tail" + flag, "every result and alert, live"},
+		{"nats sub" + strings.ReplaceAll(flag, "--nats", "--server") + " 'picket.*.probe.unreachable.>'", "only what is down, with the NATS CLI"},
+		{me + " probe https://example.com", "look at one URL, once"},
+	} {
+		fmt.Fprintf(&b, "  %-52s %s\n", try[0], try[1])
+	}
+	fmt.Fprintln(&b)
+	_, _ = fmt.Fprint(out, b.String())
+}
+
+// command is what people type to run this program again.
+func command() string {
+	if name := os.Args[0]; strings.ContainsRune(name, filepath.Separator) {
+		return name
+	}
+	return "picket"
+}
+
+// announceHealthy says when every part has been seen healthy, from the very
+// results that the pipeline carries; and after a minute, which has not.
+func announceHealthy(ctx context.Context, out *os.File, st *stack, started time.Time) {
+	waiting := map[string]bool{}
+	for _, server := range st.builtin() {
+		if strings.HasPrefix(server.Name, "picket-") {
+			waiting[server.Name] = true
+		}
+	}
+	total := len(waiting)
+	conn, err := bus.Connect(bus.Options{URL: st.natsURL(), Name: "picket up", Log: st.log, CredentialsFile: st.settings.NATSCredentials})
+	if err != nil {
+		st.log.Error("own parts not followed", "err", err)
+		return
+	}
+	defer conn.Close()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	late := time.AfterFunc(time.Minute, func() {
+		names := make([]string, 0, len(waiting))
+		for _, p := range st.parts {
+			if err := p.kit.Health.Ready(); err != nil {
+				names = append(names, fmt.Sprintf("%s (%v)", p.kit.Name, err))
+			}
+		}
+		sort.Strings(names)
+		_, _ = fmt.Fprintf(out, "Not all own parts are healthy after a minute: %s\n", strings.Join(names, "; "))
+	})
+	defer late.Stop()
+	err = conn.Subscribe(ctx, []string{bus.ProbeFilter("", picketv1.Status_STATUS_HEALTHY, "", "", "health")}, func(msg *bus.Msg) {
+		subject, err := bus.ParseSubject(msg.Subject)
+		if err != nil || !waiting[subject.Server] {
+			return
+		}
+		delete(waiting, subject.Server)
+		if len(waiting) == 0 {
+			_, _ = fmt.Fprintf(out, "All %d own parts are healthy after %s. Ctrl-C stops.\n", total, time.Since(started).Round(100*time.Millisecond))
+			stop()
+		}
+	})
+	if err != nil {
+		st.log.Error("own parts not followed", "err", err)
+	}
+}
+
+// url is an address on the process's own HTTP listener.
+func (st *stack) url(path string) string { return "http://" + st.listener.Addr().String() + path }
+
+// hostPort is the first address in a NATS URL.
+func hostPort(address string) string {
+	first, _, _ := strings.Cut(address, ",")
+	if parsed, err := url.Parse(first); err == nil && parsed.Host != "" {
+		if parsed.Port() == "" {
+			return parsed.Hostname() + ":4222"
+		}
+		return parsed.Host
+	}
+	return first
+}

@@ -1,0 +1,277 @@
+package system_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/picketd/picket/internal/bus"
+	"github.com/picketd/picket/internal/embedded/embeddedtest"
+	"github.com/picketd/picket/internal/store"
+)
+
+// deployment is Picket as somebody runs it.
+type deployment interface {
+	// start starts what does not run.
+	start()
+	// parts are what can be killed by itself.
+	parts() []string
+	kill(part string)
+	natsURL() string
+	databaseURL() string
+}
+
+// options is what a scenario wants of a deployment.
+type options struct {
+	// config is the content of picket.yaml; empty: none.
+	config string
+	// env is added to the environment of every program.
+	env []string
+}
+
+// inBoth runs a scenario in both deployments.
+func inBoth(t *testing.T, opts options, scenario func(t *testing.T, d deployment, configFile string)) {
+	t.Helper()
+	for name, deploy := range deployments() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := shortDir(t)
+			env, file := opts.env, ""
+			if opts.config != "" {
+				file = filepath.Join(dir, "picket.yaml")
+				writeFile(t, file, opts.config)
+				env = append(env[:len(env):len(env)], "PICKET_CONFIG="+file)
+			}
+			d := deploy(t, env, dir)
+			d.start()
+			scenario(t, d, file)
+		})
+	}
+}
+
+// shortDir is a directory that PostgreSQL's own user may reach, with a path that leaves room for a socket's name.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "pkt-sys-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func writeFile(t *testing.T, path, content string) {
+	t.Helper()
+	// As editors do it: a new file in the place of the old one.
+	next := path + ".new"
+	if err := os.WriteFile(next, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(next, path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+// single is `picket up` with its own NATS and its own PostgreSQL.
+type single struct {
+	t    *testing.T
+	proc *process
+	nats string
+}
+
+func oneProcess(t *testing.T, env []string, dir string) deployment {
+	s := &single{t: t, nats: freeAddress(t)}
+	s.proc = newProcess(t, "picket up", "picket",
+		[]string{"up", "--data-dir", filepath.Join(dir, "data"), "--nats-listen", s.nats, "--http-listen", "127.0.0.1:0"}, environment(env...))
+	return s
+}
+
+var (
+	httpLine     = regexp.MustCompile(`^\s+HTTP\s+(http://\S+)`)
+	databaseLine = regexp.MustCompile(`^\s+Database\s.*psql '([^']+)'`)
+	adminLine    = regexp.MustCompile(`"admin":"([^"]+)"`)
+)
+
+func (s *single) start() {
+	s.t.Helper()
+	s.proc.start()
+	eventually(s.t, "picket up is ready", func() error {
+		select {
+		case <-s.proc.exited:
+			s.t.Fatalf("picket up ended: %v", s.proc.err)
+		default:
+		}
+		address, ok := s.proc.find(httpLine)
+		if !ok {
+			return errors.New("has not said where it is")
+		}
+		return ready(s.t, address)
+	})
+}
+
+func (s *single) parts() []string { return []string{"picket up"} }
+
+func (s *single) kill(string) { s.proc.kill() }
+
+func (s *single) natsURL() string { return "nats://" + s.nats }
+
+func (s *single) databaseURL() string {
+	address, ok := s.proc.find(databaseLine)
+	if !ok {
+		s.t.Fatal("picket up has not said where its database is")
+	}
+	return address
+}
+
+// many is a process for each service.
+type many struct {
+	t        *testing.T
+	nats     string
+	database string
+	env      []string
+	procs    map[string]*process
+}
+
+func manyProcesses(t *testing.T, env []string, _ string) deployment {
+	m := &many{t: t, nats: embeddedtest.NATS(t), database: embeddedtest.Postgres(t).URL, env: env, procs: map[string]*process{}}
+	for _, service := range services() {
+		m.add(service, service)
+	}
+	return m
+}
+
+// add makes another process of a service; start starts it.
+func (m *many) add(name, service string) *process {
+	env := append([]string{
+		"NATS_URL=" + m.nats, "DATABASE_URL=" + m.database, "PICKET_ADMIN_LISTEN=127.0.0.1:0", "PICKET_INSTANCE=" + name,
+	}, m.env...)
+	m.procs[name] = newProcess(m.t, name, service, nil, environment(env...))
+	return m.procs[name]
+}
+
+func (m *many) start() {
+	m.t.Helper()
+	for _, p := range m.procs {
+		if p.exited != nil {
+			select {
+			case <-p.exited:
+			default:
+				continue
+			}
+		}
+		p.start()
+	}
+	for name, p := range m.procs {
+		eventually(m.t, name+" is ready", func() error {
+			select {
+			case <-p.exited:
+				m.t.Fatalf("%s ended: %v", name, p.err)
+			default:
+			}
+			address, ok := p.find(adminLine)
+			if !ok {
+				return errors.New("has not said where it is")
+			}
+			return ready(m.t, "http://"+address)
+		})
+	}
+}
+
+func (m *many) parts() []string { return services() }
+
+func (m *many) kill(part string) { m.procs[part].kill() }
+
+func (m *many) natsURL() string { return m.nats }
+
+func (m *many) databaseURL() string { return m.database }
+
+func ready(t *testing.T, address string) error {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address+"/readyz", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		var reasons strings.Builder
+		_ = response.Write(&reasons)
+		return fmt.Errorf("not ready: %s", reasons.String())
+	}
+	return nil
+}
+
+func connect(t *testing.T, d deployment) *bus.Conn {
+	t.Helper()
+	conn, err := bus.Connect(bus.Options{URL: d.natsURL(), Name: t.Name(), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	if err := conn.WaitConnected(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+func openStore(t *testing.T, d deployment) *store.Store {
+	t.Helper()
+	db, err := store.Open(context.Background(), store.Options{URL: d.databaseURL(), Log: slog.New(slog.DiscardHandler), MaxConns: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(db.Close)
+	return db
+}
+
+func deployments() map[string]func(*testing.T, []string, string) deployment {
+	return map[string]func(*testing.T, []string, string) deployment{"one process": oneProcess, "many processes": manyProcesses}
+}
+
+// processes are all programs of a deployment, by name.
+func processes(d deployment) map[string]*process {
+	switch d := d.(type) {
+	case *single:
+		return map[string]*process{"picket up": d.proc}
+	case *many:
+		return d.procs
+	default:
+		return nil
+	}
+}
+
+// refused reports whether any program has logged the place of a mistake.
+func refused(d deployment, place string) bool {
+	for _, p := range processes(d) {
+		for _, line := range p.tail(1000) {
+			if strings.Contains(line, place) {
+				return true
+			}
+		}
+	}
+	return false
+}

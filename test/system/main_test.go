@@ -1,0 +1,81 @@
+package system_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/picketd/picket/internal/embedded/embeddedtest"
+)
+
+// patience bounds every wait; nothing waits that long when all is well.
+const patience = 90 * time.Second
+
+// programs is the directory of the binaries under test.
+var programs string
+
+func TestMain(m *testing.M) {
+	if testing.Short() {
+		fmt.Fprintln(os.Stderr, "system tests are skipped with -short")
+		os.Exit(0)
+	}
+	if err := build(); err != nil {
+		fmt.Fprintln(os.Stderr, "build the programs under test:", err)
+		os.Exit(1)
+	}
+	embeddedtest.Main(m)
+}
+
+func build() error {
+	// The same place every time: the linker has less to do, and nothing is left behind many times over.
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		cache = os.TempDir()
+	}
+	programs = filepath.Join(cache, "picket", "system-test")
+	if err := os.MkdirAll(programs, 0o755); err != nil {
+		return err
+	}
+	list := []string{"build", "-o", programs + string(filepath.Separator), "github.com/picketd/picket/cmd/picket"}
+	for _, service := range services() {
+		list = append(list, fmt.Sprintf("github.com/picketd/picket/services/%s/cmd/%s", service, service))
+	}
+	out, err := exec.CommandContext(context.Background(), "go", list...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w\n%s", err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+// services are the programs of the many-process deployment, in the order in which a person would start them.
+func services() []string { return []string{"catalog", "writer", "alerter", "prober"} }
+
+func testContext(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// eventually asks until the answer is good, and fails the test with the last bad one after patience.
+func eventually(t *testing.T, what string, ask func() error) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		err := ask()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %s: %v", what, patience, err)
+		}
+		<-ticker.C
+	}
+}
