@@ -63,7 +63,7 @@ func (e *engine) turn(mono time.Duration) (wait time.Duration) {
 	if ring := e.replicas.update(mono); !ring.Equal(e.ring) {
 		before := e.ring
 		e.ring = ring
-		e.sched.follow(ring, e.replicas.settled(ring))
+		e.sched.follow(ring, e.replicas.settled(ring, mono))
 		e.log.Info("replicas changed", "before", before.Members(), "now", ring.Members(), "owned", e.sched.figures().Owned)
 	}
 	e.sched.advance(suspended)
@@ -81,6 +81,12 @@ func (e *engine) turn(mono time.Duration) (wait time.Duration) {
 	wait = max(wait, 0)
 	e.planned = mono + wait
 	return wait
+}
+
+// leave ends the ticking and returns the instant after which every tick is the
+// others' business.
+func (e *engine) leave(mono time.Duration) (untilMS int64) {
+	return e.sched.stop(e.replicas.settled(e.ring, mono))
 }
 
 // turn turns the wheel until ctx ends: it wakes when something is due and once a

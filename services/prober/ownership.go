@@ -262,13 +262,16 @@ func (s *scheduler) releaseHeld(nowMS int64) {
 
 // stop ends the ticking: what is due at the instant that it returns is still
 // run, and nothing after.
-func (s *scheduler) stop() (untilMS int64) {
+func (s *scheduler) stop(settledMS map[string]int64) (untilMS int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.opts.NowMS()
 	s.advanceLocked(now, causeOverload)
 	s.stopped = true
 	for _, c := range s.checks {
+		if c.giver != "" {
+			s.explain(c, settledMS) // nobody is left who would
+		}
 		s.drop(c, now)
 	}
 	s.dispatch(now)

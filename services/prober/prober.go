@@ -223,7 +223,7 @@ func received[T any](ctx context.Context, c <-chan T) bool {
 
 // shutDown stops in order; each step is bounded.
 func (p *Service) shutDown() {
-	until := p.sched.stop()
+	until := p.engine.leave(p.mono())
 	p.sayGoodbye(until)
 	p.finish()
 	// What hangs still is cut off, and reported by its worker.

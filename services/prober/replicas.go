@@ -1,7 +1,7 @@
 package prober
 
 import (
-	"maps"
+	"math"
 	"sync"
 	"time"
 
@@ -14,6 +14,8 @@ const (
 	// counts as cut off, though the connection looks alive: a server that is frozen
 	// answers nobody, and the others are then not dead.
 	deafAfter = 3 * time.Second
+	// goneTogether is how far apart members may be found gone that were dead together.
+	goneTogether = 2 * tick.AliveFor
 	// rosterSlack is how much older than a heartbeat an entry of the roster may be.
 	rosterSlack = enrollEvery + 7*time.Second
 )
@@ -27,13 +29,14 @@ type replicas struct {
 	members *tick.Members
 	// settledMS is what each member that was ever heard has settled.
 	settledMS map[string]int64
+	left      map[string]time.Duration // since when those are gone
 	down      bool
 	deaf      bool
 	echo      time.Duration // when this process was last heard by itself; 0: never
 }
 
 func newReplicas(self string) *replicas {
-	return &replicas{self: self, members: tick.NewMembers(), settledMS: map[string]int64{}}
+	return &replicas{self: self, members: tick.NewMembers(), settledMS: map[string]int64{}, left: map[string]time.Duration{}}
 }
 
 // hear takes a heartbeat in and reports whether the loop should look at once.
@@ -120,22 +123,50 @@ func (r *replicas) changes(mono time.Duration) (at time.Duration, ok bool) {
 	return r.members.Changes(mono)
 }
 
-// settled returns until when the ticks of each member are settled that was heard
-// of, and forgets those who are not in the ring.
-func (r *replicas) settled(ring tick.Ring) map[string]int64 {
+// settled returns until when the ticks of each member are settled that is in the
+// ring or has lately left it. Members that went one after the other may have been
+// dead together, and what the first had not settled was then the second's to
+// explain: they count as having settled what the last of them had.
+func (r *replicas) settled(ring tick.Ring, mono time.Duration) map[string]int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	settled := maps.Clone(r.settledMS)
-	maps.DeleteFunc(r.settledMS, func(name string, _ int64) bool { return !ring.Has(name) })
+	settled := make(map[string]int64, len(r.settledMS))
+	least := int64(math.MaxInt64)
+	for name, at := range r.settledMS {
+		if ring.Has(name) {
+			settled[name] = at
+			delete(r.left, name)
+			continue
+		}
+		left, known := r.left[name]
+		if !known {
+			left = mono
+			r.left[name] = mono
+		}
+		if mono-left > goneTogether {
+			delete(r.settledMS, name)
+			delete(r.left, name)
+			continue
+		}
+		settled[name] = at
+		least = min(least, at)
+	}
+	for name := range settled {
+		if !ring.Has(name) {
+			settled[name] = least
+		}
+	}
 	return settled
 }
 
 // former returns who owned the checks before this process, with what they had
-// settled: the others that are alive, and those of the roster that are not. An
-// entry older than the others' patience is theirs already, if there are others.
+// settled: the others that are alive, and those of the roster that are not. When
+// all are gone they may have taken from each other what nobody had settled: all
+// count as having settled what the last of them had. When others live, what they
+// have taken over already is theirs.
 func (r *replicas) former(roster []*picketv1.WorkerStatus, now time.Time, mono time.Duration) (tick.Ring, map[string]int64) {
 	ring := r.update(mono)
-	settled := r.settled(ring)
+	settled := r.settled(ring, mono)
 	alone := len(ring.Members()) == 1
 	before := tick.NewMembers()
 	for _, name := range ring.Members() {
@@ -143,6 +174,7 @@ func (r *replicas) former(roster []*picketv1.WorkerStatus, now time.Time, mono t
 			before.Heard(name, mono)
 		}
 	}
+	least := int64(math.MaxInt64)
 	for _, status := range roster {
 		name := status.GetInstance()
 		if name != r.self && ring.Has(name) || !alone && now.Sub(status.GetSentAt().AsTime()) > rosterSlack {
@@ -150,6 +182,12 @@ func (r *replicas) former(roster []*picketv1.WorkerStatus, now time.Time, mono t
 		}
 		before.Heard(name, mono)
 		settled[name] = settledOf(status)
+		least = min(least, settled[name])
+	}
+	if alone {
+		for name := range settled {
+			settled[name] = least
+		}
 	}
 	return before.Update(mono), settled
 }

@@ -206,7 +206,7 @@ func (s *sim) send(status *picketv1.WorkerStatus) {
 
 // stop ends a process by intention: goodbye, then what is in flight.
 func (r *simReplica) stop() {
-	until := r.sched.stop()
+	until := r.engine.leave(r.sim.mono)
 	r.stopping = true
 	if !r.sim.down {
 		status := r.status()
