@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
@@ -95,8 +96,17 @@ func TestWriteKeepsEveryColumn(t *testing.T) {
 			t.Errorf("row lacks %s:\n%s", want, copied)
 		}
 	}
+	read, err := s.History(t.Context(), HistoryQuery{CheckID: row.CheckID, From: at, To: at.Add(time.Second), Limit: 10})
+	if err != nil || len(read) != 1 {
+		t.Fatal(read, err)
+	}
+	// jsonb keeps the value, not its spelling; an on-demand result alone names nothing.
+	row.Server, row.Check, row.Kind, row.Details = "", "", "", []byte(`{"counters": {"rows": 1.5}}`)
+	if diff := cmp.Diff(row, read[0]); diff != "" {
+		t.Errorf("read back, -want +got\n%s", diff)
+	}
 	var scheduled, started, ends time.Time
-	err := s.pool.QueryRow(t.Context(), `SELECT scheduled_at, started_at, certificate_not_after FROM server_health_checks
+	err = s.pool.QueryRow(t.Context(), `SELECT scheduled_at, started_at, certificate_not_after FROM server_health_checks
 		WHERE check_id = $1`, row.CheckID).Scan(&scheduled, &started, &ends)
 	if err != nil || !scheduled.Equal(row.ScheduledAt) || !started.Equal(row.StartedAt) || !ends.Equal(row.CertificateNotAfter) {
 		t.Errorf("times %v %v %v (%v), want %v %v %v", scheduled, started, ends, err, row.ScheduledAt, row.StartedAt, row.CertificateNotAfter)

@@ -15,12 +15,11 @@ import (
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
-// Picket's check on its own history table. Whoever registers Picket's own parts in the catalog registers it with this
-// kind; probers run it no more than any kind they do not know, the writers do.
+// Picket's check on its own history table. Whoever registers Picket's own parts in the catalog registers it, as a
+// reported check, under this name of a server; the writers find it there.
 const (
 	SelfServer     = "picket-database"
 	PartitionCheck = "partition"
-	PartitionKind  = "partition"
 
 	// ReasonPartitionMissing is the reason of its critical result.
 	ReasonPartitionMissing = "partition_missing"
@@ -149,7 +148,7 @@ func (w *partitionWatch) publish(ctx context.Context, due, revision int64) error
 
 func (w *partitionWatch) result(at, revision int64) *picketv1.ProbeResult {
 	return &picketv1.ProbeResult{
-		Server: SelfServer, Check: PartitionCheck, Kind: PartitionKind, Org: selfOrg,
+		Server: SelfServer, Check: PartitionCheck, Kind: w.check.Kind, Org: selfOrg,
 		Location: w.service.kit.Location, CheckId: w.check.ID.String(), Revision: revision,
 		Instance: w.service.kit.Instance, ScheduledAt: timestamppb.New(time.UnixMilli(at)),
 	}
