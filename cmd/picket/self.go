@@ -59,7 +59,7 @@ func (st *stack) services() []*part {
 				return err
 			}
 			defer db.Close()
-			svc, err := writer.New(st.settings.Writer, writer.Deps{Kit: kit, Conn: conn, Store: db})
+			svc, err := writer.New(st.settings.Writer, writer.Deps{Kit: kit, Bus: conn, Store: db})
 			if err != nil {
 				return err
 			}

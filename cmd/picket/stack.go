@@ -35,13 +35,19 @@ type stack struct {
 	listener net.Listener
 	demo     *demoFleet
 	metrics  *prometheus.Registry
-	parts    []*part
+	// databaseKit and db answer for the database itself.
+	databaseKit *service.Kit
+	db          *store.Store
+	parts       []*part
 }
 
 // newStack starts the servers inside, and makes the services without starting
 // them. After an error nothing is left running.
 func newStack(ctx context.Context, s settings, demo bool, log *slog.Logger) (_ *stack, err error) {
-	st := &stack{settings: s, log: log, metrics: service.NewRegistry()}
+	st := &stack{
+		settings: s, log: log, metrics: service.NewRegistry(),
+		databaseKit: &service.Kit{Name: "database", Version: service.Version(), Log: log, Health: service.NewHealth()},
+	}
 	defer func() {
 		if err != nil {
 			st.close()
@@ -61,6 +67,9 @@ func newStack(ctx context.Context, s settings, demo bool, log *slog.Logger) (_ *
 		}
 	}
 	if err := st.openDatabase(ctx); err != nil {
+		return nil, err
+	}
+	if st.db, err = st.openStore(ctx, st.databaseKit); err != nil {
 		return nil, err
 	}
 	if demo {
@@ -117,6 +126,7 @@ func (st *stack) run(ctx context.Context) error {
 	if st.postgres != nil {
 		background.Go(func() { st.keepPostgres(postgresCtx) })
 	}
+	background.Go(func() { st.databaseKit.Health.Watch(postgresCtx, "database", time.Second, st.db.Ping) })
 	for _, p := range st.parts {
 		p.start(context.WithoutCancel(ctx))
 	}
@@ -193,6 +203,9 @@ func (st *stack) close() {
 	}
 	if st.nats != nil {
 		st.nats.Stop()
+	}
+	if st.db != nil {
+		st.db.Close()
 	}
 	if st.postgres != nil {
 		if err := st.postgres.Stop(context.Background()); err != nil {
@@ -284,9 +297,13 @@ func (st *stack) openStore(ctx context.Context, kit *service.Kit) (*store.Store,
 func (st *stack) handler() http.Handler {
 	mux := http.NewServeMux()
 	all := &service.Kit{Name: "picket", Version: service.Version(), Health: service.NewHealth()}
+	include := func(kit *service.Kit) {
+		mux.Handle("GET /health/"+kit.Name, asHealth(service.Handler(kit)))
+		all.Health.Include(kit.Name, kit.Health)
+	}
+	include(st.databaseKit)
 	for _, p := range st.parts {
-		mux.Handle("GET /health/"+p.kit.Name, http.StripPrefix("/health/"+p.kit.Name, rooted(service.Handler(p.kit))))
-		all.Health.Include(p.kit.Name, p.kit.Health)
+		include(p.kit)
 	}
 	mux.Handle("/", service.Handler(all))
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
@@ -295,8 +312,8 @@ func (st *stack) handler() http.Handler {
 	return mux
 }
 
-// rooted serves the empty path that StripPrefix leaves as /health.
-func rooted(handler http.Handler) http.Handler {
+// asHealth asks a handler for /health whatever the path was.
+func asHealth(handler http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		again := r.Clone(r.Context())
 		again.URL.Path = "/health"
