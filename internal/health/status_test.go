@@ -39,6 +39,7 @@ func TestWorst(t *testing.T) {
 		{[]picketv1.Status{healthy, degraded, unknown}, degraded},
 		{[]picketv1.Status{degraded, unreachable}, unreachable},
 		{[]picketv1.Status{critical, unreachable}, critical},
+		{[]picketv1.Status{unreachable, critical}, critical},
 	} {
 		if got := Worst(slices.Values(tt.of)); got != tt.want {
 			t.Errorf("Worst(%v) = %v, want %v", tt.of, got, tt.want)

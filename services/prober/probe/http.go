@@ -131,7 +131,7 @@ func (p *httpProber) Probe(ctx context.Context) *picketv1.ProbeResult {
 		}
 		return r
 	}
-	l.sawCertificate(response.TLS)
+	l.sawCertificate(response.TLS) // that of the last hop, whichever was dialled last
 	l.reached(reading)
 	buffer := p.pool.buffer()
 	defer p.pool.release(buffer)

@@ -117,12 +117,14 @@ func TestStaleConnectionIsNoOutage(t *testing.T) {
 func TestRedirects(t *testing.T) {
 	t.Parallel()
 	var otherKey atomic.Value
+	var hops atomic.Int64
 	other := serve(t, func(_ http.ResponseWriter, r *http.Request) {
 		otherKey.Store(fmt.Sprintf("%v %q", r.Header["X-Key"], r.Referer()))
 	})
 	server := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/loop":
+			hops.Add(1)
 			http.Redirect(w, r, "/loop", http.StatusFound)
 		case "/once":
 			http.Redirect(w, r, "/there", http.StatusMovedPermanently)
@@ -147,8 +149,8 @@ func TestRedirects(t *testing.T) {
 	wantResult(t, look("/ftp", true), "unreachable", "protocol")
 	loop := look("/loop", true)
 	wantResult(t, loop, "unreachable", "too_many_redirects")
-	if loop.GetHttpStatus() != 302 {
-		t.Errorf("got %v", loop)
+	if loop.GetHttpStatus() != 302 || hops.Load() != maxRedirects+1 {
+		t.Errorf("after %d requests: %v", hops.Load(), loop)
 	}
 	wantResult(t, look("/away", true), "healthy", "")
 	if got := otherKey.Load(); got != `[] ""` {
@@ -270,12 +272,20 @@ func TestDNS(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = silent.Close() }()
+	lookups := make(chan context.Context, 100)
 	resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		lookups <- ctx
 		return dialDNS(ctx, "udp", silent.LocalAddr().String())
 	}}
 	pool := newPool(t, PoolOptions{Resolver: resolver})
 	r := within(t, compileHTTP(t, pool, &picketv1.HTTPSpec{Url: "http://checkout.example/"}), impatient)
 	wantResult(t, r, "unreachable", "dns_timeout")
+	// The lookup ends with the look, and not when the resolver gives up after 5 s.
+	select {
+	case <-(<-lookups).Done():
+	case <-time.After(2 * time.Second):
+		t.Error("the lookup goes on although nobody waits for it")
+	}
 	r = within(t, compileTCP(t, pool, &picketv1.TCPSpec{Address: "billing.example:80"}), impatient)
 	wantResult(t, r, "unreachable", "dns_timeout")
 	// Names that cannot be are refused without asking anybody.

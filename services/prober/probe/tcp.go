@@ -58,15 +58,18 @@ func newTCP(check *picketv1.Check, opt Options) (Prober, error) {
 }
 
 func (p *tcpProber) Probe(ctx context.Context) *picketv1.ProbeResult {
-	l := newLook(ctx)
+	return p.look(newLook(ctx)) //nolint:contextcheck // l is the context
+}
+
+func (p *tcpProber) look(l *look) *picketv1.ProbeResult {
 	start := time.Now()
-	answer, err := p.talk(l) //nolint:contextcheck // l is the context
+	answer, err := p.talk(l)
 	latency := time.Since(start)
 	var o health.Outcome
 	// A target that says the wrong thing and then falls silent or hangs up was
 	// reached; one that we stopped listening to was not judged.
-	if err != nil && (len(answer) == 0 || errors.Is(ctx.Err(), context.Canceled)) {
-		o = failed(ctx, err, l.at())
+	if err != nil && (len(answer) == 0 || errors.Is(l.Err(), context.Canceled)) {
+		o = failed(l, err, l.at())
 	} else {
 		o = p.expect.TCP(answer, latency)
 	}

@@ -60,16 +60,19 @@ func TestTCP(t *testing.T) {
 func TestTCPCancelled(t *testing.T) {
 	t.Parallel()
 	pool := newPool(t, PoolOptions{})
-	sent := make(chan struct{})
 	address := listen(t, func(c peer) {
 		c.say("half")
-		close(sent)
 		c.linger()
 	})
+	p, ok := compileTCP(t, pool, &picketv1.TCPSpec{Address: address, Expect: "whole"}).(*tcpProber)
+	if !ok {
+		t.Fatal("not a tcp prober")
+	}
 	ctx, cancel := context.WithCancel(t.Context())
+	l := newLook(ctx)
 	result := make(chan *picketv1.ProbeResult)
-	go func() { result <- compileTCP(t, pool, &picketv1.TCPSpec{Address: address, Expect: "whole"}).Probe(ctx) }()
-	<-sent
+	go func() { result <- p.look(l) }()
+	eventually(t, "half an answer was read", func() bool { return l.at() == reading })
 	cancel()
 	wantResult(t, <-result, "unknown", "cancelled")
 }

@@ -147,6 +147,29 @@ func TestTLS(t *testing.T) {
 	}
 }
 
+func TestCertificateOfTheLastHop(t *testing.T) {
+	t.Parallel()
+	soon, later := time.Now().Truncate(time.Second).Add(time.Hour), time.Now().Truncate(time.Second).Add(90*24*time.Hour)
+	door, _, _ := certificate(t, time.Now().Add(-time.Hour), soon)
+	house, _, _ := certificate(t, time.Now().Add(-time.Hour), later)
+	last := serveTLS(t, &tls.Config{Certificates: []tls.Certificate{house}})
+	first := serveTLS(t, &tls.Config{Certificates: []tls.Certificate{door}})
+	first.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Connection", "close") // so that only this one is dialled each time
+		http.Redirect(w, r, last.URL, http.StatusFound)
+	})
+	p := compileHTTP(t, newPool(t, PoolOptions{}), &picketv1.HTTPSpec{
+		Url: first.URL, FollowRedirects: true, Tls: &picketv1.TLSOptions{InsecureSkipVerify: true},
+	})
+	for range 2 {
+		r := within(t, p, patient)
+		wantResult(t, r, "healthy", "")
+		if got := r.GetCertificateNotAfter().AsTime(); !got.Equal(later) {
+			t.Errorf("certificate ends %v, want %v", got, later)
+		}
+	}
+}
+
 func TestLostClientCertificateIsOurFault(t *testing.T) {
 	t.Parallel()
 	pair, ca, key := certificate(t, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
