@@ -39,12 +39,14 @@ func (s *Store) ApplyCatalog(ctx context.Context, plan catalog.Plan, lease *Leas
 		return Applied{}, fmt.Errorf("apply catalog: %w", err)
 	}
 	err = InTx(ctx, s, catalogTimeout, func(ctx context.Context, tx pgx.Tx) error {
-		if lease != nil {
-			if err := holdLease(ctx, tx, *lease); err != nil {
-				return err
-			}
+		if err := rows.apply(ctx, tx); err != nil {
+			return err
 		}
-		return rows.apply(ctx, tx)
+		if lease != nil {
+			// Last, since it keeps the lease from being renewed too.
+			return holdLease(ctx, tx, *lease)
+		}
+		return nil
 	})
 	if err != nil {
 		return Applied{}, fmt.Errorf("apply catalog: %w", err)

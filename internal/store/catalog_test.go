@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/jackc/pgx/v5"
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/picketd/picket/internal/catalog"
@@ -320,6 +321,45 @@ func TestLease(t *testing.T) {
 	}
 	if third, err := acquire("three", time.Hour); err != nil || third.Epoch != 3 {
 		t.Error(third, err)
+	}
+}
+
+// A plan that takes longer than the lease lasts must not keep its own holder from renewing it.
+func TestApplyCatalogLetsTheLeaseBeRenewed(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	lease, err := s.AcquireLease(t.Context(), "catalog", "one", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	loaded := become(t, s, catalog.SourceFile, declared(catalog.SourceFile, "a"))
+	plan, _ := catalog.Diff(catalog.SourceFile, nil, loaded.Servers)
+	blocked, release := make(chan struct{}), make(chan struct{})
+	go func() {
+		_ = InTx(context.WithoutCancel(t.Context()), s, time.Minute, func(ctx context.Context, tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, `SELECT FROM managed_servers FOR UPDATE`)
+			close(blocked)
+			<-release
+			return err
+		})
+	}()
+	<-blocked
+	applied := make(chan error, 1)
+	go func() {
+		_, err := s.ApplyCatalog(context.WithoutCancel(t.Context()), plan, &lease)
+		applied <- err
+	}()
+	for query[int](t, s, `SELECT count(*)::int FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 0 {
+		if t.Context().Err() != nil {
+			t.Fatal("the plan never waited")
+		}
+	}
+	if _, err := s.AcquireLease(t.Context(), "catalog", "one", time.Hour); err != nil {
+		t.Errorf("renewed: %v", err)
+	}
+	close(release)
+	if err := <-applied; err != nil {
+		t.Error(err)
 	}
 }
 

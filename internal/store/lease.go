@@ -56,7 +56,7 @@ func (s *Store) ReleaseLease(ctx context.Context, lease Lease) error {
 	return nil
 }
 
-// holdLease makes sure that the lease is held until the transaction ends: nobody can take it meanwhile.
+// holdLease makes sure that the lease is held until the transaction ends: nobody can take it meanwhile, nor renew it.
 func holdLease(ctx context.Context, tx pgx.Tx, lease Lease) error {
 	var held bool
 	err := tx.QueryRow(ctx, `

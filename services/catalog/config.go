@@ -1,0 +1,40 @@
+package catalog
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/picketd/picket/internal/catalog"
+)
+
+// Config is what the catalog service can be told.
+type Config struct {
+	EnvInterval    time.Duration `env:"HEALTH_CHECK_INTERVAL" desc:"Interval of servers from variables <NAME>_HEALTH_URL; at least 5 seconds."`
+	Interval       time.Duration `env:"FLEET_HEALTH_INTERVAL" desc:"Interval of checks that have none of their own."`
+	ConfirmRemoval int           `env:"PICKET_CATALOG_CONFIRM_REMOVAL" desc:"Confirms an edit that removes exactly that many servers, more than half of those of its source."`
+	// File is picket.yaml; empty: none.
+	File string
+}
+
+// DefaultConfig returns the defaults.
+func DefaultConfig() Config {
+	return Config{EnvInterval: catalog.DefaultEnvInterval, Interval: catalog.DefaultInterval}
+}
+
+// Validate returns all faults, by the name of the variable.
+func (c *Config) Validate() error {
+	var faults []error
+	if c.EnvInterval < catalog.MinEnvInterval || c.EnvInterval > catalog.MaxInterval {
+		faults = append(faults, fmt.Errorf("HEALTH_CHECK_INTERVAL: %s is not between %s and %s",
+			c.EnvInterval, catalog.MinEnvInterval, catalog.MaxInterval))
+	}
+	if c.Interval < catalog.MinInterval || c.Interval > catalog.MaxInterval || c.Interval%time.Millisecond != 0 {
+		faults = append(faults, fmt.Errorf("FLEET_HEALTH_INTERVAL: %s is not between %s and %s, in whole milliseconds",
+			c.Interval, catalog.MinInterval, catalog.MaxInterval))
+	}
+	if c.ConfirmRemoval < 0 {
+		faults = append(faults, fmt.Errorf("PICKET_CATALOG_CONFIRM_REMOVAL: %d is not a number of servers", c.ConfirmRemoval))
+	}
+	return errors.Join(faults...)
+}
