@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -39,6 +40,20 @@ func leanServer(b *testing.B) string {
 	})
 }
 
+// reportCPU reports the CPU time per operation, of client and server together:
+// on a machine with other work it means more than the time on the wall.
+func reportCPU(b *testing.B) {
+	used := func() time.Duration {
+		var u syscall.Rusage
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+			b.Fatal(err)
+		}
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	before := used()
+	b.Cleanup(func() { b.ReportMetric(float64(used()-before)/float64(b.N), "cpu-ns/op") })
+}
+
 // BenchmarkBareLoop is the yardstick of BenchmarkHTTPProbe: what anybody would
 // write with net/http to ask the same target and decode the same body.
 func BenchmarkBareLoop(b *testing.B) {
@@ -47,6 +62,7 @@ func BenchmarkBareLoop(b *testing.B) {
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport}
 	b.ReportAllocs()
+	reportCPU(b)
 	for b.Loop() {
 		ctx, cancel := context.WithTimeout(b.Context(), 10*time.Second)
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
@@ -78,6 +94,7 @@ func BenchmarkHTTPProbe(b *testing.B) {
 		b.Run(connection, func(b *testing.B) {
 			p := compileHTTP(b, newPool(b, PoolOptions{}), &picketv1.HTTPSpec{Url: "http://" + leanServer(b) + "/health", Connection: connection})
 			b.ReportAllocs()
+			reportCPU(b)
 			for b.Loop() {
 				ctx, cancel := context.WithTimeout(b.Context(), 10*time.Second)
 				r := p.Probe(ctx)
