@@ -34,7 +34,7 @@ func command(t *testing.T, name string, arguments ...string) string {
 
 // packages are all of ours, as `go list` knows them.
 var packages = sync.OnceValues(func() ([]listed, error) {
-	cmd := exec.Command("go", "list", "-json=ImportPath,Name,Imports,TestImports,XTestImports", "work")
+	cmd := exec.Command("go", "list", "-json=Dir,ImportPath,Name,Imports,TestImports,XTestImports,TestGoFiles,XTestGoFiles", "work")
 	cmd.Dir = filepath.Join("..", "..")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
@@ -54,8 +54,9 @@ var packages = sync.OnceValues(func() ([]listed, error) {
 })
 
 type listed struct {
-	ImportPath, Name                   string
+	Dir, ImportPath, Name              string
 	Imports, TestImports, XTestImports []string
+	TestGoFiles, XTestGoFiles          []string
 }
 
 func list(t *testing.T) []listed {
@@ -183,6 +184,22 @@ func TestNames(t *testing.T) {
 			if slices.Contains(banned, element) || slices.Contains(banned, p.Name) {
 				t.Errorf("package %s (%s) has a name that says nothing", p.ImportPath, p.Name)
 				break
+			}
+		}
+	}
+}
+
+// A test that sleeps is slow or wrong, on some machine both. Within testing/synctest sleeping is how time goes on.
+func TestTestsDoNotSleep(t *testing.T) {
+	t.Parallel()
+	for _, p := range list(t) {
+		for _, name := range slices.Concat(p.TestGoFiles, p.XTestGoFiles) {
+			text, err := os.ReadFile(filepath.Join(p.Dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(string(text), "time.Sleep"+"(") && !strings.Contains(string(text), `"testing/synctest"`) {
+				t.Errorf("%s sleeps", filepath.Join(p.ImportPath, name))
 			}
 		}
 	}

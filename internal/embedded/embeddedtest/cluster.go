@@ -62,6 +62,7 @@ func (c *cluster) run(ctx context.Context) (*embedded.Postgres, error) {
 	c.dir = dir
 	return embedded.StartPostgres(ctx, embedded.PostgresOptions{
 		DataDir:    dir,
+		Database:   "postgres", // the one that is always there: each test has its own anyway
 		Disposable: true,
 		Settings:   map[string]string{"max_connections": "300", "max_wal_size": "256MB", "autovacuum_naptime": "10min"},
 	})
