@@ -52,6 +52,7 @@ contract: go $(BUF) $(TOOLS)/protoc-gen-go ## of verify, what concerns the wire 
 fix: fmt ## cure what verify finds, where a machine can
 	@$(LINT) run --fix $$(go list -m -f '{{.Dir}}/...') || echo 'fix: what is listed above needs a person' >&2
 	@go run ./scripts/modules -fix
+	@for dir in $$(go list -m -f '{{.Dir}}'); do go -C "$$dir" mod tidy || exit; done
 	@$(MAKE) --no-print-directory gen
 
 tools: $(LINT) $(BUF) $(TOOLS)/protoc-gen-go ## build the pinned developer tools into .bin/ (minutes, once)
