@@ -11,6 +11,8 @@ import (
 const (
 	// MonthsAhead is how many months after the present one always have a partition.
 	MonthsAhead = 2
+	// ResultRetention is how long results are kept; the retention policy of the hypertable says the same.
+	ResultRetention = 400 * 24 * time.Hour
 
 	resultsTable = "server_health_checks"
 	// partitionLock is the advisory lock under which partitions are made.
@@ -62,8 +64,8 @@ func (s *Store) Partitions(ctx context.Context, now time.Time) ([]Partition, err
 	return partitions, nil
 }
 
-// EnsurePartitions makes the months that [Store.Partitions] wants and does not find. Processes that call it at once
-// take turns.
+// EnsurePartitions makes the months that [Store.Partitions] wants and does not find, and drops those that ended longer
+// ago than [ResultRetention]. Processes that call it at once take turns.
 func (s *Store) EnsurePartitions(ctx context.Context, now time.Time) error {
 	partitions, err := s.Partitions(ctx, now)
 	if err != nil {
@@ -76,6 +78,38 @@ func (s *Store) EnsurePartitions(ctx context.Context, now time.Time) error {
 		if err := s.makePartition(ctx, partition); err != nil {
 			return err
 		}
+	}
+	if len(partitions) == 0 {
+		return nil // TimescaleDB's own policy does the rest
+	}
+	return s.dropExpired(ctx, now.Add(-ResultRetention))
+}
+
+// dropExpired drops the months that ended before an instant. Tables that do not have our names are not ours.
+func (s *Store) dropExpired(ctx context.Context, before time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*TxTimeout)
+	defer cancel()
+	rows, err := s.pool.Query(ctx, `SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = to_regclass($1)`, resultsTable)
+	if err != nil {
+		return fmt.Errorf("list partitions: %w", err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("list partitions: %w", err)
+	}
+	for _, name := range names {
+		month, err := time.Parse(resultsTable+"_2006_01", name)
+		if err != nil || partitionOf(month).To.After(before) {
+			continue
+		}
+		err = s.underPartitionLock(ctx, func(ctx context.Context, tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, `DROP TABLE IF EXISTS `+pgx.Identifier{name}.Sanitize())
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("drop partition %s: %w", name, err)
+		}
+		s.log.InfoContext(ctx, "results older than their retention dropped", "partition", name)
 	}
 	return nil
 }
@@ -98,27 +132,36 @@ func (s *Store) ensurePartitionsOf(ctx context.Context, batch []batchRow) error 
 }
 
 // makePartition creates a table of its own and attaches it: unlike PARTITION OF that waits for no reader of the other
-// months, and whoever it does wait for, it waits two seconds at most and tries again.
+// months.
 func (s *Store) makePartition(ctx context.Context, p Partition) error {
+	err := s.underPartitionLock(ctx, func(ctx context.Context, tx pgx.Tx) error { return createPartition(ctx, tx, p) })
+	if err != nil {
+		return fmt.Errorf("make partition %s: %w", p.Name, err)
+	}
+	s.log.InfoContext(ctx, "partition ready", "partition", p.Name)
+	return nil
+}
+
+// underPartitionLock changes partitions one process at a time. Whoever it has to wait for, it waits two seconds at most,
+// so that nobody queues up behind it for longer, and tries again.
+func (s *Store) underPartitionLock(ctx context.Context, change func(ctx context.Context, tx pgx.Tx) error) error {
 	for attempt := 1; ; attempt++ {
-		err := InTx(ctx, s, 0, func(ctx context.Context, tx pgx.Tx) error { return createPartition(ctx, tx, p) })
-		if err == nil {
-			s.log.InfoContext(ctx, "partition ready", "partition", p.Name)
-			return nil
-		}
-		if Classify(err) != Retry || attempt == retries {
-			return fmt.Errorf("make partition %s: %w", p.Name, err)
+		err := InTx(ctx, s, 0, func(ctx context.Context, tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '2s'`); err != nil {
+				return err
+			}
+			if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, int64(partitionLock)); err != nil {
+				return err
+			}
+			return change(ctx, tx)
+		})
+		if err == nil || Classify(err) != Retry || attempt == retries {
+			return err
 		}
 	}
 }
 
 func createPartition(ctx context.Context, tx pgx.Tx, p Partition) error {
-	if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '2s'`); err != nil {
-		return err
-	}
-	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, int64(partitionLock)); err != nil {
-		return err
-	}
 	there, err := attached(ctx, tx, p.Name)
 	if err != nil || there {
 		return err

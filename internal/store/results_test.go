@@ -207,10 +207,7 @@ func TestMissedMarkers(t *testing.T) {
 
 func TestWriteMakesPartitions(t *testing.T) {
 	t.Parallel()
-	s := newStore(t)
-	if mode, err := s.Mode(t.Context()); err != nil || mode != ModePlain {
-		t.Skipf("mode %v, %v: no partitions", mode, err)
-	}
+	s := newPlainStore(t)
 	march := time.Date(2026, 3, 31, 23, 59, 59, 0, time.UTC)
 	rows := append(ticks(10, march), ticks(10, march.Add(2*time.Second))...)
 	write(t, s.NewResultWriter(), rows)
@@ -223,10 +220,7 @@ func TestWriteMakesPartitions(t *testing.T) {
 
 func TestEnsurePartitions(t *testing.T) {
 	t.Parallel()
-	s := newStore(t)
-	if mode, err := s.Mode(t.Context()); err != nil || mode != ModePlain {
-		t.Skipf("mode %v, %v: no partitions", mode, err)
-	}
+	s := newPlainStore(t)
 	now := time.Date(2026, 11, 30, 23, 59, 0, 0, time.FixedZone("east", 3600))
 	before, err := s.Partitions(t.Context(), now)
 	if err != nil {
@@ -269,6 +263,26 @@ func TestEnsurePartitions(t *testing.T) {
 		if !p.Present {
 			t.Errorf("%s is missing", p.Name)
 		}
+	}
+}
+
+func TestExpiredPartitionsGo(t *testing.T) {
+	t.Parallel()
+	s := newPlainStore(t)
+	w := s.NewResultWriter()
+	now := time.Date(2026, 11, 20, 0, 0, 0, 0, time.UTC)
+	// 400 days before lies in October 2025.
+	write(t, w, ticks(5, time.Date(2025, 9, 30, 23, 0, 0, 0, time.UTC)))
+	write(t, w, ticks(5, time.Date(2025, 10, 1, 1, 0, 0, 0, time.UTC)))
+	exec(t, s, `CREATE TABLE server_health_checks_2020_01_kept AS SELECT * FROM server_health_checks`)
+	if err := s.EnsurePartitions(t.Context(), now); err != nil {
+		t.Fatal(err)
+	}
+	if n := count(t, s); n != 5 {
+		t.Errorf("%d rows, want the 5 of October", n)
+	}
+	if n := query[int](t, s, `SELECT count(*) FROM server_health_checks_2020_01_kept`); n != 10 {
+		t.Errorf("a table that is no partition has %d rows, want 10", n)
 	}
 }
 

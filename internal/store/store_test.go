@@ -27,6 +27,16 @@ func newStore(t testing.TB) *Store {
 	return openStore(t, migrated.Postgres(t).URL)
 }
 
+// newPlainStore is newStore in plain mode, whatever the server offers.
+func newPlainStore(t testing.TB) *Store {
+	t.Helper()
+	s := openStore(t, plain(embeddedtest.Postgres(t).URL))
+	if err := s.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 func openStore(t testing.TB, url string) *Store {
 	t.Helper()
 	s, err := Open(t.Context(), Options{URL: url, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})

@@ -82,8 +82,13 @@ type running struct {
 	stop func()
 }
 
-// start runs a writer on a database address until stop, or the end of the test.
-func (w *world) start(name, url string, change ...func(*Config)) *running {
+// service makes a writer without running it.
+func (w *world) service(name string, change ...func(*Config)) (*Service, *service.Kit) {
+	w.t.Helper()
+	return w.serviceOn(name, w.database.URL, change...)
+}
+
+func (w *world) serviceOn(name, url string, change ...func(*Config)) (*Service, *service.Kit) {
 	w.t.Helper()
 	config := DefaultConfig()
 	config.BatchWait, config.StateFlush = 20*time.Millisecond, 100*time.Millisecond
@@ -98,6 +103,13 @@ func (w *world) start(name, url string, change ...func(*Config)) *running {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	return svc, kit
+}
+
+// start runs a writer on a database address until stop, or the end of the test.
+func (w *world) start(name, url string, change ...func(*Config)) *running {
+	w.t.Helper()
+	svc, kit := w.serviceOn(name, url, change...)
 	ctx, cancel := context.WithCancel(w.t.Context())
 	done := make(chan error, 1)
 	go func() { done <- svc.Run(ctx) }()

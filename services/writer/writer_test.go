@@ -200,12 +200,12 @@ func TestWriterCutConnections(t *testing.T) {
 	proxy := embeddedtest.FaultProxy(t, w.database.Server)
 	w.start("one", w.database.Via(proxy.Addr()), func(c *Config) { c.BatchRows = 200 })
 	w.start("other", w.database.Via(proxy.Addr()), func(c *Config) { c.BatchRows = 200 })
-	const rounds, checks = 40, 250
+	const rounds, checks = 20, 250
 	start := time.Now().Add(-rounds * time.Second)
 	var group sync.WaitGroup
 	stop := make(chan struct{})
 	group.Go(func() {
-		ticker := time.NewTicker(15 * time.Millisecond)
+		ticker := time.NewTicker(50 * time.Millisecond)
 		defer ticker.Stop()
 		for {
 			select {
