@@ -169,6 +169,10 @@ func (p *Service) sayGoodbye(untilMS int64) {
 	if err := p.conn.Flush(ctx); err != nil {
 		p.log.Warn("goodbye not confirmed", "err", err)
 	}
+	// Who starts next, and finds nobody alive, begins where this process ended.
+	if _, _, err := p.conn.EnrollWorker(ctx, status); err != nil {
+		p.log.Warn("roster not written at the stop", "err", err)
+	}
 }
 
 // followClock reads who was there before, and then measures the clock until ctx

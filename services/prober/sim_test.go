@@ -213,6 +213,7 @@ func (r *simReplica) stop() {
 		status.Running = false
 		status.SettledUntil = timestamppb.New(time.UnixMilli(until))
 		r.sim.send(status)
+		r.sim.roster[r.name] = status
 	}
 }
 
