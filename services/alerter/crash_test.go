@@ -23,7 +23,7 @@ func TestCrashes(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	random := rand.New(rand.NewPCG(1, 2))
-	const checks, rounds = 8, 60
+	const checks, rounds = 6, 30
 	for n := range checks {
 		f.add(n)
 	}
@@ -38,7 +38,7 @@ func TestCrashes(t *testing.T) {
 	s := f.alerter("mortal", "")
 	s.config.Snapshot = time.Microsecond // with every batch that can
 	for done := false; !done; {
-		life := 1 + random.IntN(15)
+		life := 1 + random.IntN(12)
 		f.abandon(s, func(seq uint64) bool {
 			life--
 			done = seq >= last && f.cursor() >= last
