@@ -19,14 +19,11 @@ require (
 	github.com/theory/jsonpath v0.11.0
 	go.uber.org/goleak v1.3.0
 	go.yaml.in/yaml/v3 v3.0.6
+	go.yaml.in/yaml/v4 v4.0.0
 	golang.org/x/sync v0.24.0
 	golang.org/x/sys v0.49.0
 	google.golang.org/protobuf v1.36.12
 	pgregory.net/rapid v1.3.0
-)
-
-require (
-	go.yaml.in/yaml/v4 v4.0.0 // indirect
 )
 
 replace github.com/picketd/picket/proto => ../proto

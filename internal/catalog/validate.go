@@ -13,13 +13,14 @@ import (
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
-// Bounds of one server. They keep a CatalogChange well below the megabyte that NATS carries.
+// Bounds of one server. They keep a CatalogChange below the megabyte that NATS carries, also as JSON, where one byte of
+// text can take six.
 const (
 	MaxSlug        = 63
 	MaxText        = 255
 	MaxChecks      = 128
 	MaxList        = 64
-	MaxServerBytes = 256 << 10
+	MaxServerBytes = 128 << 10
 	maxAlertCount  = 10_000
 )
 

@@ -75,6 +75,8 @@ type Service struct {
 	wake chan struct{}
 	// mirror is what the bucket held when it was last listed, with our changes since.
 	mirror mirror
+	// complaint is the error that was logged last and still holds.
+	complaint string
 	timings
 }
 
@@ -172,13 +174,18 @@ func (s *Service) migrate(ctx context.Context) bool {
 	return false
 }
 
-// complain logs what will be tried again: loudly unless something is only away.
+// complain logs what will be tried again: once for as long as it stays the same, and loudly unless something is only
+// away.
 func (s *Service) complain(message string, err error, wait time.Duration) {
-	level := slog.LevelError
-	if store.Classify(err) != store.Unknown || errors.Is(err, bus.ErrDisconnected) || errors.Is(err, store.ErrStale) {
-		level = slog.LevelWarn
+	if text := err.Error(); text != s.complaint {
+		s.complaint = text
+		level := slog.LevelError
+		if store.Classify(err) != store.Unknown || !s.conn.Connected() ||
+			errors.Is(err, store.ErrStale) || errors.Is(err, store.ErrLeaseLost) {
+			level = slog.LevelWarn
+		}
+		s.log.Log(context.Background(), level, message, "err", err, "wait", wait)
 	}
-	s.log.Log(context.Background(), level, message, "err", err, "wait", wait)
 }
 
 // lead holds the lease whenever it can be had, and works as long as it does.
@@ -271,7 +278,7 @@ func (s *Service) work(ctx context.Context, lease store.Lease) {
 			next, wait = wait, min(2*wait, retryMax)
 		default:
 			s.kit.Health.Set("catalog", nil)
-			wait = retryMin
+			wait, s.complaint = retryMin, ""
 		}
 		timer := time.NewTimer(cmp.Or(next, s.fullEvery))
 		select {

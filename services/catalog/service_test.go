@@ -3,6 +3,7 @@ package catalog
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -141,6 +142,61 @@ func TestReadingTheSameFileAgainChangesNothing(t *testing.T) {
 	if n := r.log.count("file read"); n < 2 {
 		t.Errorf("the file was read %d times", n)
 	}
+}
+
+// Kubernetes mounts a directory of links through ..data, which it moves.
+func TestTheFileMayBeBehindLinks(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	dir := filepath.Dir(w.file)
+	version := func(name, content string) {
+		t.Helper()
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name, "picket.yaml"), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(name, filepath.Join(dir, "..next")); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(filepath.Join(dir, "..next"), filepath.Join(dir, "..data")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	version("v1", yaml("a"))
+	if err := os.Symlink(filepath.Join("..data", "picket.yaml"), w.file); err != nil {
+		t.Fatal(err)
+	}
+	w.start("told", func(_ *Config, _ *Deps, t *timings) { t.filePoll = time.Hour })
+	w.expect(map[string]int64{"a": 1})
+	version("v2", yaml("a", "b"))
+	w.expect(map[string]int64{"a": 1, "b": 1})
+}
+
+// Where the system tells nothing, the file is looked at: here it is reached through a link into another directory.
+func TestTheFileIsPolled(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	elsewhere := filepath.Join(t.TempDir(), "real.yaml")
+	put := func(content string) {
+		t.Helper()
+		// In place, in two steps: what is read between them must not count.
+		if err := os.WriteFile(elsewhere, []byte(content[:len(content)/2]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(elsewhere, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(yaml("a"))
+	if err := os.Symlink(elsewhere, w.file); err != nil {
+		t.Fatal(err)
+	}
+	w.start("one")
+	w.expect(map[string]int64{"a": 1})
+	put(yaml("a", "b"))
+	w.expect(map[string]int64{"a": 1, "b": 1})
 }
 
 func TestSourcesKeepToTheirOwn(t *testing.T) {

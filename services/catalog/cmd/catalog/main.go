@@ -27,7 +27,7 @@ func main() {
 		Name:  "catalog",
 		About: "decides what is watched: reads the environment and picket.yaml, and tells everybody",
 		Defaults: config{
-			Common: service.DefaultCommon("127.0.0.1:9101"), Database: service.DefaultDatabase(), Config: catalog.DefaultConfig(),
+			Common: service.DefaultCommon("127.0.0.1:9461"), Database: service.DefaultDatabase(), Config: catalog.DefaultConfig(),
 		},
 		Common: func(c *config) *service.Common { return &c.Common },
 		Run:    run,
