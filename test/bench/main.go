@@ -41,6 +41,8 @@ type options struct {
 	Measure  time.Duration
 	Rounds   int
 	Strict   bool
+	Fresh    bool
+	Profile  string
 	// NATS and URLs, a file with those of the targets, are what the parent tells its children.
 	NATS, URLs string
 }
@@ -55,6 +57,8 @@ func parse(arguments []string, out io.Writer) (options, error) {
 	flags.DurationVar(&o.Measure, "measure", 10*time.Second, "length of each measurement")
 	flags.IntVar(&o.Rounds, "rounds", 5, "rounds; medians are compared")
 	flags.BoolVar(&o.Strict, "strict", false, "fail when the limit is not kept")
+	flags.BoolVar(&o.Fresh, "fresh", false, "a new connection for every probe, on both sides")
+	flags.StringVar(&o.Profile, "profile", "", "file for a CPU profile of the prober's last measurement")
 	flags.StringVar(&o.NATS, "nats", "", "set by bench for its children")
 	flags.StringVar(&o.URLs, "urls", "", "set by bench for its children")
 	if err := flags.Parse(arguments); err != nil {
@@ -197,7 +201,8 @@ func child(ctx context.Context, role string, o options) (*exec.Cmd, error) {
 	}
 	cmd := exec.CommandContext(ctx, self,
 		"--targets", fmt.Sprint(o.Targets), "--interval", o.Interval.String(), "--warm", o.Warm.String(),
-		"--measure", o.Measure.String(), "--nats", o.NATS, "--urls", o.URLs)
+		"--measure", o.Measure.String(), "--nats", o.NATS, "--urls", o.URLs,
+		"--profile", o.Profile, fmt.Sprintf("--fresh=%t", o.Fresh))
 	cmd.Env = append(os.Environ(), roleVariable+"="+role)
 	cmd.Stderr = os.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"runtime/pprof"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -97,6 +98,10 @@ func writeCatalog(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
+	connection := "keep-alive"
+	if o.Fresh {
+		connection = "fresh"
+	}
 	checks := make(map[string]proto.Message, o.Targets)
 	for i := range o.Targets {
 		id := fmt.Sprintf("0190f3c4-0000-7000-8000-%012d", i)
@@ -108,7 +113,7 @@ func writeCatalog(ctx context.Context, o options) error {
 				Schedules: []*picketv1.Schedule{{
 					Revision: 1, IntervalMs: o.Interval.Milliseconds(), EffectiveAt: timestamppb.New(time.Now().Add(-time.Hour)),
 				}},
-				Spec: &picketv1.Check_Http{Http: &picketv1.HTTPSpec{Url: urls[i]}},
+				Spec: &picketv1.Check_Http{Http: &picketv1.HTTPSpec{Url: urls[i], Connection: connection}},
 			},
 		}
 	}
@@ -122,7 +127,7 @@ func runBare(ctx context.Context, o options) (figure, error) {
 	if err != nil {
 		return figure{}, err
 	}
-	transport := &http.Transport{MaxIdleConnsPerHost: 2}
+	transport := &http.Transport{MaxIdleConnsPerHost: 2, DisableKeepAlives: o.Fresh}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport}
 	var done, failed atomic.Int64
@@ -226,6 +231,17 @@ func runProber(ctx context.Context, o options) (figure, error) {
 	defer stop()
 	ended := make(chan error, 1)
 	count := func() int64 { return counter(kit, "picket_events_published_total") }
+	if o.Profile != "" {
+		file, err := os.Create(o.Profile)
+		if err != nil {
+			return figure{}, fmt.Errorf("profile: %w", err)
+		}
+		defer func() { _ = file.Close() }() // a profile cut short does not read
+		if err := pprof.StartCPUProfile(file); err != nil {
+			return figure{}, fmt.Errorf("profile: %w", err)
+		}
+		defer pprof.StopCPUProfile()
+	}
 	f, err := measure(ctx, o, count, func() { ended <- p.Run(running) })
 	stop()
 	return f, errors.Join(err, <-ended)
