@@ -145,20 +145,15 @@ func (s *Store) makePartition(ctx context.Context, p Partition) error {
 // underPartitionLock changes partitions one process at a time. Whoever it has to wait for, it waits two seconds at most,
 // so that nobody queues up behind it for longer, and tries again.
 func (s *Store) underPartitionLock(ctx context.Context, change func(ctx context.Context, tx pgx.Tx) error) error {
-	for attempt := 1; ; attempt++ {
-		err := InTx(ctx, s, 0, func(ctx context.Context, tx pgx.Tx) error {
-			if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '2s'`); err != nil {
-				return err
-			}
-			if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, int64(partitionLock)); err != nil {
-				return err
-			}
-			return change(ctx, tx)
-		})
-		if err == nil || Classify(err) != Retry || attempt == retries {
+	return retried(ctx, s, func(ctx context.Context, tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '2s'`); err != nil {
 			return err
 		}
-	}
+		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, int64(partitionLock)); err != nil {
+			return err
+		}
+		return change(ctx, tx)
+	})
 }
 
 func createPartition(ctx context.Context, tx pgx.Tx, p Partition) error {

@@ -269,22 +269,28 @@ func (w *ResultWriter) Flush(ctx context.Context) error {
 	return nil
 }
 
+// flushStates has two transactions, so that the states, which other writers' batches wait for, are never held while
+// somebody changes the catalog.
 func (s *Store) flushStates(ctx context.Context, part []state) error {
+	var dirty []*stateRow
+	checks := make([]uuid.UUID, 0, len(part))
+	for i := range part {
+		if part[i].dirty {
+			dirty = append(dirty, &part[i].stateRow)
+		}
+		checks = append(checks, part[i].check)
+	}
+	err := retried(ctx, s, func(ctx context.Context, tx pgx.Tx) error { return upsertStates(ctx, tx, dirty) })
+	if err != nil {
+		return err
+	}
+	return retried(ctx, s, func(ctx context.Context, tx pgx.Tx) error { return summarize(ctx, tx, checks) })
+}
+
+// retried is InTx for work that another attempt cures of a deadlock.
+func retried(ctx context.Context, s *Store, work func(ctx context.Context, tx pgx.Tx) error) error {
 	for attempt := 1; ; attempt++ {
-		err := InTx(ctx, s, 0, func(ctx context.Context, tx pgx.Tx) error {
-			var dirty []*stateRow
-			checks := make([]uuid.UUID, 0, len(part))
-			for i := range part {
-				if part[i].dirty {
-					dirty = append(dirty, &part[i].stateRow)
-				}
-				checks = append(checks, part[i].check)
-			}
-			if err := upsertStates(ctx, tx, dirty); err != nil {
-				return err
-			}
-			return summarize(ctx, tx, checks)
-		})
+		err := InTx(ctx, s, 0, work)
 		if err == nil || Classify(err) != Retry || attempt == retries {
 			return err
 		}

@@ -19,6 +19,8 @@ func (s *Service) handle(ctx context.Context, batch []*bus.Msg) error {
 		return fmt.Errorf("%w: %w", bus.ErrUnavailable, err)
 	}
 
+	dead := deadLetters{service: s}
+	defer dead.log()
 	rows := make([]store.Result, 0, len(batch))
 	messages := make([]*bus.Msg, 0, len(batch))
 	redelivered := false
@@ -26,7 +28,7 @@ func (s *Service) handle(ctx context.Context, batch []*bus.Msg) error {
 		result, isResult, err := decode(msg)
 		switch {
 		case err != nil:
-			if err := s.deadLetter(ctx, msg, reasonOf(err), err); err != nil {
+			if err := dead.add(ctx, msg, reasonOf(err), err); err != nil {
 				return err
 			}
 		case isResult:
@@ -45,7 +47,7 @@ func (s *Service) handle(ctx context.Context, batch []*bus.Msg) error {
 		return fmt.Errorf("write results: %w", err)
 	}
 	for _, refused := range written.Refused {
-		if err := s.deadLetter(ctx, messages[refused.Row], bus.ReasonRefused, refused.Err); err != nil {
+		if err := dead.add(ctx, messages[refused.Row], bus.ReasonRefused, refused.Err); err != nil {
 			return err
 		}
 	}
@@ -54,14 +56,31 @@ func (s *Service) handle(ctx context.Context, batch []*bus.Msg) error {
 	return nil
 }
 
-func (s *Service) deadLetter(ctx context.Context, msg *bus.Msg, reason string, cause error) error {
-	s.log.Warn("dead letter", "reason", reason, "sequence", msg.Sequence, "err", cause)
+// deadLetters are those of one batch. They share a line in the log: a flood of bad messages must not be one of lines.
+type deadLetters struct {
+	service *Service
+	count   int
+	first   *bus.Msg
+	cause   error
+}
+
+func (d *deadLetters) add(ctx context.Context, msg *bus.Msg, reason string, cause error) error {
 	if err := msg.DeadLetter(ctx, reason, cause); err != nil {
 		return fmt.Errorf("%w: %w", bus.ErrUnavailable, err)
 	}
-	s.refused.Add(1)
-	s.metrics.deadLetters.WithLabelValues(reason).Inc()
+	if d.count++; d.count == 1 {
+		d.first, d.cause = msg, cause
+	}
+	d.service.refused.Add(1)
+	d.service.metrics.deadLetters.WithLabelValues(reason).Inc()
 	return nil
+}
+
+func (d *deadLetters) log() {
+	if d.count > 0 {
+		d.service.log.Warn("messages became dead letters", "count", d.count, "first_subject", d.first.Subject,
+			"first_sequence", d.first.Sequence, "err", d.cause)
+	}
 }
 
 func (s *Service) committed(rows []store.Result, written store.Written, started time.Time, redelivered bool) {

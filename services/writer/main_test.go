@@ -30,7 +30,7 @@ var migrated = embeddedtest.NewTemplate(func(ctx context.Context, url string) er
 
 // world is the servers that a writer stands between, and a store and a bus of the test's own.
 type world struct {
-	t        *testing.T
+	t        testing.TB
 	nats     *embedded.NATS
 	database *embeddedtest.Database
 	bus      *bus.Conn
@@ -39,7 +39,7 @@ type world struct {
 	limits   bus.StreamLimits
 }
 
-func newWorld(t *testing.T, limits bus.StreamLimits) *world {
+func newWorld(t testing.TB, limits bus.StreamLimits) *world {
 	t.Helper()
 	w := &world{
 		t: t, nats: embeddedtest.NATSServer(t, embedded.NATSOptions{}), database: migrated.Postgres(t), limits: limits,
