@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -102,18 +103,23 @@ func (h *Health) put(name string, c component) {
 
 // Ready returns nil, or every reason why the service can not do its work now.
 func (h *Health) Ready() error {
+	return h.join(func(c component) bool { return !c.degraded })
+}
+
+// degraded returns nil, or everything that is degraded.
+func (h *Health) degraded() error {
+	return h.join(func(c component) bool { return c.degraded })
+}
+
+// join returns the errors of the components that count, by name.
+func (h *Health) join(counts func(component) bool) error {
 	var faults []error
 	for name, c := range h.state() {
-		if c.err != nil && !c.degraded {
+		if c.err != nil && counts(c) {
 			faults = append(faults, fmt.Errorf("%s: %w", name, c.err))
 		}
 	}
-	slices.SortFunc(faults, func(a, b error) int {
-		if a.Error() < b.Error() {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(faults, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return errors.Join(faults...)
 }
 
@@ -130,6 +136,9 @@ func (h *Health) state() map[string]component {
 	}
 	for name, other := range h.included {
 		state[name] = component{err: other.Ready()}
+		if state[name].err == nil {
+			state[name] = component{err: other.degraded(), degraded: true}
+		}
 	}
 	if h.stopping {
 		state["service"] = component{err: errors.New("stopping")}
