@@ -182,3 +182,12 @@ func streamInfo(info *jetstream.StreamInfo) StreamInfo {
 		MaxBytes:  info.Config.MaxBytes,
 	}
 }
+
+// AckFloor returns the sequence up to which a durable has acknowledged everything.
+func (c *Conn) AckFloor(ctx context.Context, stream, durable string) (uint64, error) {
+	consumer, err := c.js.Consumer(ctx, stream, durable)
+	if err != nil {
+		return 0, fmt.Errorf("look up consumer %s of %s: %w", durable, stream, err)
+	}
+	return consumer.CachedInfo().AckFloor.Stream, nil
+}

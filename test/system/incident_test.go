@@ -106,7 +106,7 @@ func TestFileEdits(t *testing.T) {
 		if o.latest("d", "health") != nil {
 			t.Error("a server of a refused file is probed")
 		}
-		if !refused(d, `picket.yaml:5:5`) {
+		if !refused(d, `picket.yaml:6:5`) {
 			t.Error("the log does not say where the mistake is")
 		}
 

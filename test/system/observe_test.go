@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -193,7 +194,7 @@ func audit(t *testing.T, d deployment, o *observer, from time.Time) store.Covera
 	t.Logf("audit: %+v", coverage)
 	if coverage.Unexplained != 0 || coverage.Undue != 0 {
 		for _, finding := range findings {
-			t.Logf("finding: %+v", finding)
+			t.Logf("finding: %+v\n%s", finding, o.around(finding.Server, finding.At))
 		}
 		t.Errorf("%d due ticks without row or explanation, %d rows that were not due", coverage.Unexplained, coverage.Undue)
 	}
@@ -201,6 +202,19 @@ func audit(t *testing.T, d deployment, o *observer, from time.Time) store.Covera
 		t.Error("nothing was due: the audit audits nothing")
 	}
 	return coverage
+}
+
+// around tells what was published of a server near an instant.
+func (o *observer) around(server string, at time.Time) string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var b strings.Builder
+	for _, r := range o.results {
+		if r.GetServer() == server && r.GetScheduledAt().AsTime().Sub(at).Abs() < 15*time.Second {
+			fmt.Fprintf(&b, "    %s %s %s by %s\n", r.GetScheduledAt().AsTime().Format("15:04:05.000"), r.GetStatus(), r.GetReason(), r.GetInstance())
+		}
+	}
+	return b.String()
 }
 
 // settle waits until every check has a stored tick after until, so that
@@ -218,5 +232,18 @@ func settle(t *testing.T, d deployment, o *observer, until time.Time) {
 			return fmt.Errorf("still behind: %v", behind)
 		}
 		return nil
+	})
+	// A batch that died with its writer comes again when its time to be acknowledged is over.
+	conn := connect(t, d)
+	info, err := conn.StreamInfo(testContext(t), bus.StreamEvents)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the writer has acknowledged everything before the end of the audit", func() error {
+		floor, err := conn.AckFloor(testContext(t), bus.StreamEvents, "writer")
+		if err == nil && floor < info.LastSeq {
+			err = fmt.Errorf("acknowledged up to %d of %d", floor, info.LastSeq)
+		}
+		return err
 	})
 }
