@@ -12,8 +12,10 @@ import (
 
 const (
 	maxAckPending = 50_000
-	ackWait       = 60 * time.Second
-	consumeWatch  = 10 * time.Second
+	// ackWait is how long a batch that died with its consumer stays away. A batch takes
+	// ten seconds at most, and two of them may wait in the client.
+	ackWait      = 30 * time.Second
+	consumeWatch = 10 * time.Second
 	// availableWaitMax bounds the pause between two questions whether the handler's store is back.
 	availableWaitMax = 2 * time.Second
 )
