@@ -175,7 +175,9 @@ func (s *scheduler) inherit(c *check, giver string, settledMS map[string]int64, 
 	from := nowMS - joinOverlapMS
 	settled, known := settledMS[giver]
 	switch {
-	case giver == "" || !known:
+	case giver == "":
+		from = nowMS // nobody was there
+	case !known:
 	case giver == s.opts.Self || !s.ring.Has(giver):
 		from = settled
 	default:

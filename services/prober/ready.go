@@ -110,6 +110,7 @@ func (s *scheduler) forgetHost(h *host) {
 func (s *scheduler) enqueue(c *check) {
 	if c.host != nil && !c.host.admit(s.opts.HostBatchSize) {
 		c.host.waiting.add(c)
+		s.held++
 		return
 	}
 	s.ready.add(c)
@@ -122,9 +123,11 @@ func (s *scheduler) dequeue(c *check, nowMS int64) {
 	}
 	admitted := c.queue == &s.ready
 	c.queue.remove(c)
-	if admitted {
-		s.releaseHost(c.host, nowMS)
+	if !admitted {
+		s.held--
+		return
 	}
+	s.releaseHost(c.host, nowMS)
 }
 
 // releaseHost gives back a place on a host.
@@ -150,5 +153,6 @@ func (s *scheduler) reopenHost(h *host) {
 	h.full = h.taken >= s.opts.HostBatchSize
 	for len(h.waiting) > 0 && h.admit(s.opts.HostBatchSize) {
 		s.ready.add(h.waiting.take())
+		s.held--
 	}
 }

@@ -114,6 +114,7 @@ type scheduler struct {
 	checks  map[string]*check
 	hosts   map[string]*host
 	ready   queue
+	held    int // checks that wait for their host
 	running int
 
 	ring    tick.Ring
@@ -319,9 +320,7 @@ type figures struct {
 func (s *scheduler) figures() figures {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f := figures{Known: len(s.checks), Owned: s.owned, Running: s.running, Waiting: len(s.ready), Limit: s.limit()}
-	for _, h := range s.hosts {
-		f.Waiting += len(h.waiting)
+	return figures{
+		Known: len(s.checks), Owned: s.owned, Running: s.running, Waiting: len(s.ready) + s.held, Limit: s.limit(),
 	}
-	return f
 }

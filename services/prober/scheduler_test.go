@@ -254,6 +254,18 @@ func TestHostBatches(t *testing.T) {
 		}
 		most = max(most, inFlight)
 	}
+	if f := r.sched.figures(); f.Waiting == 0 || f.Waiting > 60 {
+		t.Errorf("%d checks wait for their host", f.Waiting)
+	}
+	a := r.sched
+	a.retain(map[string]struct{}{})
+	if f := a.figures(); f.Waiting != 0 {
+		t.Errorf("%d checks wait when there are none", f.Waiting)
+	}
+	s.run(10 * time.Second)
+	if len(a.hosts) != 0 {
+		t.Errorf("%d hosts are remembered without a check", len(a.hosts))
+	}
 	if most != 10 {
 		t.Errorf("at most %d probes in flight to one host, want 10", most)
 	}

@@ -1,0 +1,124 @@
+package prober
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/picketd/picket/internal/tick"
+)
+
+// bubble is a scheduler with its real pool of goroutines, in fake time: probes
+// take what they take, and the loop turns as in a Service.
+func bubble(t *testing.T, targets []*target, lasts func(*target) time.Duration) (s *scheduler, p *pool, started map[string][]time.Duration) {
+	t.Helper()
+	begin := time.Now()
+	clock := tick.NewClock(time.UnixMilli(simEpochMS), func() time.Duration { return time.Since(begin) })
+	started = map[string][]time.Duration{}
+	begun := make(chan string, 1024)
+	p = newPool(t.Context(), func(_ context.Context, w *worker, j job) {
+		begun <- j.target.id
+		time.Sleep(lasts(j.target)) // fake time
+		s.finish(j, w)
+	})
+	wake := make(chan struct{}, 1)
+	s = newScheduler(schedulerOptions{
+		Self: "a", MaxInFlight: 1000, NowMS: clock.NowMS, Runner: p,
+		Due: func(int64) {}, Miss: func(t *target, span tick.Span, cause string) { panic(cause + " " + t.id) },
+		Busy: func(bool) {}, Lag: func(time.Duration) {},
+		Wake: func() {
+			select {
+			case wake <- struct{}{}:
+			default:
+			}
+		},
+	})
+	members := tick.NewMembers()
+	members.Heard("a", 0)
+	for _, c := range targets {
+		s.put(c)
+	}
+	s.activate(members.Update(0), tick.Ring{}, nil)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		timer := time.NewTimer(0)
+		for {
+			select {
+			case <-timer.C:
+			case <-wake:
+			case id := <-begun:
+				started[id] = append(started[id], time.Since(begin))
+				continue
+			case <-ctx.Done():
+				return
+			}
+			s.advance(false)
+			if next, ok := s.next(); ok {
+				timer.Reset(time.Duration(next-clock.NowMS()) * time.Millisecond)
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		stop()
+		<-ended
+	})
+	return s, p, started
+}
+
+// With a tenth of the targets hanging every check keeps its period, the workers
+// are used again, and those that are not needed any more are let go.
+func TestWorkersAreReused(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		targets := simTargets(200, 5_000)
+		hang := true
+		s, p, started := bubble(t, targets, func(c *target) time.Duration {
+			if hang && c.serial%10 == 0 {
+				return 4_400 * time.Millisecond
+			}
+			return 3 * time.Millisecond
+		})
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		for id, starts := range started {
+			if len(starts) != 6 {
+				t.Errorf("%s was looked at %d times in six intervals", id, len(starts))
+			}
+			for i, at := range starts[1:] {
+				if period := at - starts[i]; period < 4_980*time.Millisecond || period > 5_020*time.Millisecond {
+					t.Errorf("%s: %v from tick to tick", id, period)
+				}
+			}
+		}
+		s.mu.Lock()
+		workers := len(p.idle) + s.running
+		hang = false
+		p.trim()
+		s.mu.Unlock()
+		if workers > 30 {
+			t.Errorf("%d workers for 20 targets that hang and 40 quick probes a second", workers)
+		}
+		time.Sleep(10 * time.Second)
+		s.mu.Lock()
+		p.trim()
+		p.trim()
+		s.mu.Unlock()
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		s.mu.Lock()
+		if left := len(p.idle) + s.running; left > 5 {
+			t.Errorf("%d workers are kept for quick probes", left)
+		}
+		p.stop()
+		s.stopped = true
+		s.mu.Unlock()
+		p.done.Wait()
+		if len(started) != len(targets) || !slices.ContainsFunc(targets, func(c *target) bool { return len(started[c.id]) > 8 }) {
+			t.Errorf("%d checks were looked at", len(started))
+		}
+	})
+}

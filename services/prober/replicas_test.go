@@ -1,0 +1,89 @@
+package prober
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	picketv1 "github.com/picketd/picket/proto/picket/v1"
+)
+
+func beatOf(name string, settledMS int64) *picketv1.WorkerStatus {
+	at := timestamppb.New(time.UnixMilli(settledMS))
+	return &picketv1.WorkerStatus{Instance: name, Running: true, SentAt: at, SettledUntil: at}
+}
+
+func wantRing(t *testing.T, r *replicas, at time.Duration, names ...string) {
+	t.Helper()
+	if diff := cmp.Diff(names, r.update(at).Members(), cmpopts.EquateEmpty()); diff != "" {
+		t.Fatalf("at %v (-want +got):\n%s", at, diff)
+	}
+}
+
+// A server that is frozen answers nobody: a process that does not hear itself
+// either does not take the others for dead.
+func TestDeafnessKeepsTheSet(t *testing.T) {
+	t.Parallel()
+	r := newReplicas("a")
+	for s := range 10 {
+		at := time.Duration(s) * time.Second
+		r.hear(beatOf("a", 0), at+time.Millisecond)
+		r.hear(beatOf("b", 0), at+time.Millisecond)
+		wantRing(t, r, at+time.Millisecond, "a", "b")
+	}
+	for s := 10; s < 60; s++ { // silence
+		wantRing(t, r, time.Duration(s)*time.Second, "a", "b")
+	}
+	// It hears itself again; b has five seconds to be heard, and is not.
+	r.hear(beatOf("a", 0), time.Minute)
+	for s := 60; s < 65; s++ {
+		r.hear(beatOf("a", 0), time.Duration(s)*time.Second)
+		wantRing(t, r, time.Duration(s)*time.Second, "a", "b")
+	}
+	r.hear(beatOf("a", 0), 65*time.Second)
+	wantRing(t, r, 65*time.Second, "a")
+}
+
+// A process that waits to join does not send, so that its silence says nothing.
+func TestSilenceBeforeTheStartIsNoDeafness(t *testing.T) {
+	t.Parallel()
+	r := newReplicas("a")
+	r.connected(true, 0)
+	r.connected(false, time.Second)
+	r.connected(true, 2*time.Second)
+	wantRing(t, r, 4*time.Second)
+	wantRing(t, r, 7*time.Second, "a")
+	wantRing(t, r, 70*time.Second, "a")
+}
+
+// Only those count as former owners whose checks nobody can have taken over yet,
+// unless nobody is left.
+func TestFormerOwners(t *testing.T) {
+	t.Parallel()
+	now := time.UnixMilli(simEpochMS)
+	roster := []*picketv1.WorkerStatus{
+		beatOf("recent", simEpochMS-3_000), beatOf("old", simEpochMS-100_000), beatOf("b", simEpochMS-9_000),
+	}
+	alone := newReplicas("a")
+	ring, settled := alone.former(roster, now, 0)
+	if diff := cmp.Diff([]string{"b", "old", "recent"}, ring.Members()); diff != "" {
+		t.Errorf("alone (-want +got):\n%s", diff)
+	}
+	for name, at := range settled {
+		if at != simEpochMS-100_000 {
+			t.Errorf("%s has settled until %d, want what the last of them had", name, at)
+		}
+	}
+	joining := newReplicas("a")
+	joining.hear(beatOf("b", simEpochMS-200), 0)
+	ring, settled = joining.former(roster, now, 0)
+	if diff := cmp.Diff([]string{"b", "recent"}, ring.Members()); diff != "" {
+		t.Errorf("joining (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(map[string]int64{"b": simEpochMS - 200, "recent": simEpochMS - 3_000}, settled); diff != "" {
+		t.Errorf("joining (-want +got):\n%s", diff)
+	}
+}
