@@ -62,7 +62,8 @@ func TestFromEnvironRefuses(t *testing.T) {
 		"floor":    {[]string{"A_HEALTH_URL=http://a"}, 4 * time.Second, "HEALTH_CHECK_INTERVAL: 4s is shorter than 5s"},
 		"userinfo": {[]string{"A_HEALTH_URL=http://u:p@a"}, 0, "A_HEALTH_URL: must not hold a user or password: use headers with a secret: reference"},
 		"all": {
-			[]string{"B_HEALTH_URL=ftp://b", "A_HEALTH_URL=10.0.0.1:80"}, 0,
+			[]string{"B_HEALTH_URL=ftp://b", "A_HEALTH_URL=10.0.0.1:80"},
+			0,
 			"A_HEALTH_URL: is no URL\nB_HEALTH_URL: scheme \"ftp\" is neither http nor https",
 		},
 		"name":  {[]string{"_A_HEALTH_URL=http://a"}, 0, `_A_HEALTH_URL: names no server: "-a" must be 1 to 63 of a-z, 0-9, - and _, and begin and end with a letter or digit`},

@@ -25,32 +25,46 @@ func TestScheduled(t *testing.T) {
 		expiry   int
 	}{
 		"new": {
-			[]catalog.Schedule{version(1, time.Minute, 2, "a")}, 0,
-			seen{"a": {{1, 60, 2}}}, 0,
+			[]catalog.Schedule{version(1, time.Minute, 2, "a")},
+			0,
+			seen{"a": {{1, 60, 2}}},
+			0,
 		},
 		"interval changes": {
-			[]catalog.Schedule{version(1, time.Minute, 2, "a"), version(2, time.Hour, 30, "a")}, 20,
-			seen{"a": {{1, 60, 2}, {2, 3600, 30}}}, 0,
+			[]catalog.Schedule{version(1, time.Minute, 2, "a"), version(2, time.Hour, 30, "a")},
+			20,
+			seen{"a": {{1, 60, 2}, {2, 3600, 30}}},
+			0,
 		},
 		"location changes": {
-			[]catalog.Schedule{version(1, time.Minute, 2, "a", "b"), version(2, time.Minute, 30, "b", "c")}, 20,
-			seen{"a": {{1, 60, 2}, {2, 0, 30}}, "b": {{1, 60, 2}}, "c": {{2, 60, 30}}}, 30,
+			[]catalog.Schedule{version(1, time.Minute, 2, "a", "b"), version(2, time.Minute, 30, "b", "c")},
+			20,
+			seen{"a": {{1, 60, 2}, {2, 0, 30}}, "b": {{1, 60, 2}}, "c": {{2, 60, 30}}},
+			30,
 		},
 		"location has changed": {
-			[]catalog.Schedule{version(1, time.Minute, 2, "a", "b"), version(2, time.Minute, 30, "b", "c")}, 30,
-			seen{"b": {{1, 60, 2}}, "c": {{2, 60, 30}}}, 0,
+			[]catalog.Schedule{version(1, time.Minute, 2, "a", "b"), version(2, time.Minute, 30, "b", "c")},
+			30,
+			seen{"b": {{1, 60, 2}}, "c": {{2, 60, 30}}},
+			0,
 		},
 		"removed soon": {
-			[]catalog.Schedule{version(1, time.Minute, 2, "a"), version(2, 0, 30, "a")}, 29,
-			seen{"a": {{1, 60, 2}, {2, 0, 30}}}, 30,
+			[]catalog.Schedule{version(1, time.Minute, 2, "a"), version(2, 0, 30, "a")},
+			29,
+			seen{"a": {{1, 60, 2}, {2, 0, 30}}},
+			30,
 		},
 		"removed": {
-			[]catalog.Schedule{version(1, time.Minute, 2, "a"), version(2, 0, 30, "a")}, 30,
-			seen{}, 0,
+			[]catalog.Schedule{version(1, time.Minute, 2, "a"), version(2, 0, 30, "a")},
+			30,
+			seen{},
+			0,
 		},
 		"returns": {
-			[]catalog.Schedule{version(2, 0, 30, "a"), version(3, time.Minute, 40, "a")}, 35,
-			seen{"a": {{3, 60, 40}}}, 0,
+			[]catalog.Schedule{version(2, 0, 30, "a"), version(3, time.Minute, 40, "a")},
+			35,
+			seen{"a": {{3, 60, 40}}},
+			0,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -148,8 +148,7 @@ func addExpectationFaults(f *Faults, path string, err error) {
 		faults = joined.Unwrap()
 	}
 	for _, fault := range faults {
-		var field *health.FieldError
-		if errors.As(fault, &field) {
+		if field, ok := errors.AsType[*health.FieldError](fault); ok {
 			f.add(joinPath(path, strings.TrimSuffix(field.Field, "_ms")), "%s", field.Err)
 		} else {
 			f.add(path, "%s", fault)

@@ -86,8 +86,7 @@ func load(data []byte) (*yaml.Node, error) {
 
 func syntaxFault(name string, err error) Fault {
 	fault := Fault{File: name, Line: 1, Column: 1, Message: err.Error()}
-	var load *yaml.LoadError
-	if errors.As(err, &load) {
+	if load, ok := errors.AsType[*yaml.LoadError](err); ok {
 		fault.Message = load.Message
 		if load.ContextMsg != "" {
 			fault.Message = load.ContextMsg + ": " + load.Message
@@ -296,7 +295,7 @@ func (d *decoder) number(low, high int32, set func(int32)) func(*yaml.Node, stri
 	return func(n *yaml.Node, path string) {
 		if n, ok := d.scalar(n, path); ok {
 			value, err := strconv.ParseInt(n.Value, 10, 32)
-			if err != nil || int32(value) < low || int32(value) > high {
+			if err != nil || value < int64(low) || value > int64(high) {
 				d.fault(n, path, "%q is not a whole number between %d and %d", n.Value, low, high)
 				return
 			}

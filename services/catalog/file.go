@@ -43,7 +43,7 @@ func (s *Service) watchFile(ctx context.Context) error {
 	if watcher, err := fsnotify.NewWatcher(); err != nil {
 		s.log.InfoContext(ctx, "changes of the file are found by polling", "file", f.path, "err", err)
 	} else {
-		defer watcher.Close()
+		defer func() { _ = watcher.Close() }()
 		// The directory: editors and Kubernetes put another file in the place of the old one.
 		if err := watcher.Add(filepath.Dir(f.path)); err != nil {
 			s.log.InfoContext(ctx, "changes of the file are found by polling", "file", f.path, "err", err)

@@ -167,7 +167,7 @@ func (s *Service) migrate(ctx context.Context) bool {
 			return false
 		}
 		s.kit.Health.Set("schema", err)
-		s.complain("schema not migrated, trying again", err, wait)
+		s.complain("migrate", err, wait)
 		pause(ctx, wait)
 		wait = min(2*wait, retryMax)
 	}
@@ -176,7 +176,7 @@ func (s *Service) migrate(ctx context.Context) bool {
 
 // complain logs what will be tried again: once for as long as it stays the same, and loudly unless something is only
 // away.
-func (s *Service) complain(message string, err error, wait time.Duration) {
+func (s *Service) complain(step string, err error, wait time.Duration) {
 	if text := err.Error(); text != s.complaint {
 		s.complaint = text
 		level := slog.LevelError
@@ -184,7 +184,7 @@ func (s *Service) complain(message string, err error, wait time.Duration) {
 			errors.Is(err, store.ErrStale) || errors.Is(err, store.ErrLeaseLost) {
 			level = slog.LevelWarn
 		}
-		s.log.Log(context.Background(), level, message, "err", err, "wait", wait)
+		s.log.Log(context.Background(), level, "catalog delayed, trying again", "step", step, "err", err, "wait", wait)
 	}
 }
 
@@ -205,7 +205,7 @@ func (s *Service) lead(ctx context.Context) {
 			wait = s.leaseRenew
 		default:
 			s.kit.Health.Set("catalog", err)
-			s.complain("lease not asked for, trying again", err, wait)
+			s.complain("lease", err, wait)
 			wait = min(2*wait, retryMax)
 		}
 		pause(ctx, wait)
@@ -273,7 +273,7 @@ func (s *Service) work(ctx context.Context, lease store.Lease) {
 			return
 		case err != nil:
 			s.kit.Health.Set("catalog", err)
-			s.complain("catalog not brought up to date, trying again", err, wait)
+			s.complain("reconcile", err, wait)
 			s.mirror.forget()
 			next, wait = wait, min(2*wait, retryMax)
 		default:

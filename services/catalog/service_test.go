@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -463,8 +464,12 @@ func TestTheDatabaseMayBeAwayAtTheStart(t *testing.T) {
 		d.Store = w.openStore(w.database.Via(proxy.Addr()))
 	})
 	eventually(t, func() error {
-		if err := r.kit.Health.Ready(); err == nil || !strings.Contains(err.Error(), "database") {
-			return fmt.Errorf("health is %v", err)
+		err := r.kit.Health.Ready()
+		if err == nil {
+			return errors.New("ready without a database")
+		}
+		if !strings.Contains(err.Error(), "database") {
+			return fmt.Errorf("the database is not missed: %w", err)
 		}
 		return nil
 	})

@@ -101,7 +101,7 @@ func (s *sources) applyFailed(source catalog.Source, err error) (news bool) {
 
 func sameError(a, b error) bool {
 	if a == nil || b == nil {
-		return a == b
+		return a == nil && b == nil
 	}
 	return a.Error() == b.Error()
 }

@@ -35,9 +35,9 @@ func main() {
 }
 
 func run(ctx context.Context, kit *service.Kit, conn *bus.Conn, c config) error {
-	address, warning := c.Database.Resolve()
+	address, warning := c.Resolve()
 	if warning != "" {
-		kit.Log.Warn("more than one database is configured", "reason", warning)
+		kit.Log.Warn("database settings disagree", "detail", warning)
 	}
 	db, err := store.Open(ctx, store.Options{URL: address, Log: kit.Log, MaxConns: int(c.MaxConns)})
 	if err != nil {
