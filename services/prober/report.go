@@ -89,13 +89,18 @@ func (r *reporter) miss(t *target, span tick.Span, cause string) {
 }
 
 // mark publishes a marker, under an identity of its own: the tick's belongs to a
-// look that may still come.
+// look that may still come. The end of a span is part of it: two processes that
+// die soon after each other leave spans that begin at the same tick, and the
+// stream must not take the longer for the shorter.
 func (r *reporter) mark(marker *picketv1.ProbeResult) {
 	at := marker.GetScheduledAt().AsTime()
+	id := identity(marker.GetCheckId(), marker.GetLocation(), at.UnixMilli()) + "/missed"
+	if until := marker.GetMissedUntil(); until != nil {
+		id += "/" + strconv.FormatInt(until.AsTime().UnixMilli(), 10)
+	}
 	r.enqueue(at.UnixMilli(), bus.Message{
 		Subject: bus.ProbeSubject(marker.GetOrg(), marker.GetStatus(), marker.GetLocation(), marker.GetServer(), marker.GetCheck()),
-		ID:      identity(marker.GetCheckId(), marker.GetLocation(), at.UnixMilli()) + "/missed",
-		Time:    at, Payload: marker,
+		ID:      id, Time: at, Payload: marker,
 	})
 }
 

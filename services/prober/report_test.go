@@ -3,6 +3,7 @@ package prober
 import (
 	"context"
 	"errors"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -46,7 +47,7 @@ func TestMarkers(t *testing.T) {
 	r.miss(c, single(simEpochMS+30_000, 4), causeOverload)
 	first, second := out.messages[0], out.messages[1]
 	want := []string{
-		c.id + "/local/1700000000000/missed", "picket.default.probe.unknown.local.server-1.health", "missed_clock",
+		c.id + "/local/1700000000000/missed/1700000020000", "picket.default.probe.unknown.local.server-1.health", "missed_clock",
 		c.id + "/local/1700000030000/missed", "picket.default.probe.unknown.local.server-1.health", "missed",
 	}
 	a, b := first.Payload.(*picketv1.ProbeResult), second.Payload.(*picketv1.ProbeResult)
@@ -99,8 +100,8 @@ func TestDroppedResultsBecomeGaps(t *testing.T) {
 		got[m.ID] = [2]int64{p.GetScheduledAt().AsTime().UnixMilli() - simEpochMS, until}
 	}
 	want := map[string][2]int64{
-		identity(one.id, "local", simEpochMS) + "/missed":       {0, 50_000},
-		identity(two.id, "local", simEpochMS+5_000) + "/missed": {5_000, 0},
+		identity(one.id, "local", simEpochMS) + "/missed/" + strconv.Itoa(simEpochMS+50_000): {0, 50_000},
+		identity(two.id, "local", simEpochMS+5_000) + "/missed":                              {5_000, 0},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("gaps (-want +got):\n%s", diff)
