@@ -25,7 +25,10 @@ import (
 	"github.com/picketd/picket/test/fleetsim"
 )
 
-const slot = 10 * time.Millisecond
+const (
+	slot    = 10 * time.Millisecond
+	workers = 64
+)
 
 func serveNATS(ctx context.Context, out io.Writer) error {
 	dir, err := os.MkdirTemp("", "picket-bench-")
@@ -133,7 +136,7 @@ func runBare(ctx context.Context, o options) (figure, error) {
 	var done, failed atomic.Int64
 	jobs := make(chan string, o.Targets)
 	defer close(jobs)
-	for range 64 {
+	for range workers {
 		go func() {
 			for url := range jobs {
 				if err := look(ctx, client, url); err != nil && ctx.Err() == nil {
@@ -143,9 +146,9 @@ func runBare(ctx context.Context, o options) (figure, error) {
 			}
 		}()
 	}
-	pacing, stop := context.WithCancel(ctx)
-	defer stop()
-	f, err := measure(ctx, o, done.Load, func() { pace(pacing, o, func(i int) { jobs <- urls[i] }) })
+	f, err := measure(ctx, o, done.Load, func(ctx context.Context) error {
+		return pace(ctx, o, func(i int) { jobs <- urls[i] })
+	})
 	if n := failed.Load(); err == nil && n > 0 {
 		err = fmt.Errorf("%d requests failed", n)
 	}
@@ -208,7 +211,9 @@ func runPublish(ctx context.Context, o options) (figure, error) {
 			},
 		})
 	}
-	return measure(ctx, o, func() int64 { return publisher.Stats().Acknowledged }, func() { pace(running, o, send) })
+	return measure(ctx, o, func() int64 { return publisher.Stats().Acknowledged }, func(ctx context.Context) error {
+		return pace(ctx, o, send)
+	})
 }
 
 // runProber is Picket's prober as it is.
@@ -227,9 +232,6 @@ func runProber(ctx context.Context, o options) (figure, error) {
 	if err != nil {
 		return figure{}, err
 	}
-	running, stop := context.WithCancel(ctx)
-	defer stop()
-	ended := make(chan error, 1)
 	count := func() int64 { return counter(kit, "picket_events_published_total") }
 	if o.Profile != "" {
 		file, err := os.Create(o.Profile)
@@ -242,9 +244,7 @@ func runProber(ctx context.Context, o options) (figure, error) {
 		}
 		defer pprof.StopCPUProfile()
 	}
-	f, err := measure(ctx, o, count, func() { ended <- p.Run(running) })
-	stop()
-	return f, errors.Join(err, <-ended)
+	return measure(ctx, o, count, p.Run)
 }
 
 func counter(kit *service.Kit, name string) int64 {
@@ -264,7 +264,7 @@ func counter(kit *service.Kit, name string) int64 {
 }
 
 // pace calls release for every target once an interval, in slots.
-func pace(ctx context.Context, o options, release func(int)) {
+func pace(ctx context.Context, o options, release func(int)) error {
 	ticker := time.NewTicker(slot)
 	defer ticker.Stop()
 	start, released := time.Now(), 0
@@ -272,7 +272,7 @@ func pace(ctx context.Context, o options, release func(int)) {
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
-			return
+			return nil
 		}
 		due := int(float64(time.Since(start)) / float64(o.Interval) * float64(o.Targets))
 		for ; released < due; released++ {
@@ -281,9 +281,16 @@ func pace(ctx context.Context, o options, release func(int)) {
 	}
 }
 
-// measure runs work and returns its CPU time per counted thing, once it is warm.
-func measure(ctx context.Context, o options, count func() int64, work func()) (figure, error) {
-	go work()
+// measure runs work until it has measured its CPU time per counted thing, which
+// it does once it is warm.
+func measure(ctx context.Context, o options, count func() int64, work func(context.Context) error) (f figure, err error) {
+	working, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- work(working) }()
+	defer func() {
+		stop()
+		err = errors.Join(err, <-ended)
+	}()
 	if err := wait(ctx, o.Warm); err != nil {
 		return figure{}, err
 	}
