@@ -46,7 +46,7 @@ func LockDir(dir string) (*DirLock, error) {
 	}
 	// flock and not fcntl: it is tied to the open file, which children do not inherit (O_CLOEXEC), so that a PostgreSQL
 	// that outlives us does not keep the directory.
-	if err := flock(file); err != nil {
+	if err := flock(file, syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		defer file.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, &InUseError{Dir: dir, PID: readPID(file.Name())}
@@ -66,15 +66,18 @@ func LockDir(dir string) (*DirLock, error) {
 
 // Unlock gives the directory back. The lock file stays: removing it would let two processes lock two different files.
 func (l *DirLock) Unlock() error {
-	if err := l.file.Close(); err != nil {
+	// Closing alone is not enough: a child that is being started this very moment has a copy of the descriptor until it
+	// runs its program.
+	err := flock(l.file, syscall.LOCK_UN)
+	if err := errors.Join(err, l.file.Close()); err != nil {
 		return fmt.Errorf("unlock directory: %w", err)
 	}
 	return nil
 }
 
-func flock(file *os.File) error {
+func flock(file *os.File, how int) error {
 	for {
-		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		err := syscall.Flock(int(file.Fd()), how)
 		if !errors.Is(err, syscall.EINTR) {
 			return err
 		}

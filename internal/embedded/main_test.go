@@ -18,7 +18,12 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(childVariable); dir != "" {
 		child(dir)
 	}
-	embeddedtest.Main(m)
+	code := embeddedtest.Run(m)
+	if err := prepared.remove(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 func child(dir string) {

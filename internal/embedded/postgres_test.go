@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -32,6 +33,42 @@ func dataDir(t *testing.T) string {
 			t.Error(err)
 		}
 	})
+	return dir
+}
+
+// prepared is a cluster made once for the tests that are not about making one, which takes a second of both cores.
+var prepared preparedCluster
+
+type preparedCluster struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+func (p *preparedCluster) make() (err error) {
+	if p.dir, err = os.MkdirTemp("/tmp", "pkt-"); err != nil {
+		return err
+	}
+	postgres, err := embedded.StartPostgres(context.Background(), embedded.PostgresOptions{DataDir: p.dir, Disposable: true})
+	if err != nil {
+		return err
+	}
+	return postgres.Stop(context.Background())
+}
+
+func (p *preparedCluster) remove() error { return os.RemoveAll(p.dir) }
+
+// preparedDir is a data directory with a cluster that has the default database.
+func preparedDir(t *testing.T) string {
+	t.Helper()
+	prepared.once.Do(func() { prepared.err = prepared.make() })
+	if prepared.err != nil {
+		t.Fatal(prepared.err)
+	}
+	dir := dataDir(t)
+	if out, err := exec.CommandContext(t.Context(), "cp", "-a", filepath.Join(prepared.dir, "cluster"), dir).CombinedOutput(); err != nil {
+		t.Fatalf("copy cluster: %v\n%s", err, out)
+	}
 	return dir
 }
 
@@ -163,7 +200,7 @@ func TestPostgresKeepsItsData(t *testing.T) {
 
 func TestPostgresStopDoesNotWaitForClients(t *testing.T) {
 	t.Parallel()
-	postgres := start(t, embedded.PostgresOptions{DataDir: dataDir(t), Disposable: true})
+	postgres := start(t, embedded.PostgresOptions{DataDir: preparedDir(t), Disposable: true})
 	conn := connect(t, postgres.URL(embedded.DefaultDatabase))
 	execute(t, conn, "BEGIN")
 	execute(t, conn, "CREATE TABLE open_transaction (id int)")
@@ -208,7 +245,7 @@ func kill(t *testing.T, cmd *exec.Cmd) {
 
 func TestPostgresOfAKilledParent(t *testing.T) {
 	t.Parallel()
-	dir := dataDir(t)
+	dir := preparedDir(t)
 	parent, lines := spawn(t, dir)
 	if !lines.Scan() {
 		t.Fatal("child says nothing")
@@ -266,7 +303,7 @@ func TestPostgresInterruptedInit(t *testing.T) {
 
 func TestPostgresThatDies(t *testing.T) {
 	t.Parallel()
-	opts := embedded.PostgresOptions{DataDir: dataDir(t), Disposable: true}
+	opts := embedded.PostgresOptions{DataDir: preparedDir(t), Disposable: true}
 	postgres := start(t, opts)
 	connect(t, postgres.URL("picket")) // a child that has to notice
 	if err := postgres.Err(); err != nil {
@@ -285,7 +322,7 @@ func TestPostgresThatDies(t *testing.T) {
 
 func TestPostgresStalePIDFile(t *testing.T) {
 	t.Parallel()
-	opts := embedded.PostgresOptions{DataDir: dataDir(t), Disposable: true}
+	opts := embedded.PostgresOptions{DataDir: preparedDir(t), Disposable: true}
 	stop(t, start(t, opts))
 	for name, content := range map[string]string{
 		"another live process": strconv.Itoa(os.Getpid()) + "\n" + filepath.Join(opts.DataDir, "cluster") + "\n1700000000\n5432\n\n\n\nready\n",
@@ -373,7 +410,7 @@ func TestPostgresRefusals(t *testing.T) {
 	t.Run("server that cannot start", func(t *testing.T) {
 		t.Parallel()
 		refused(t, embedded.PostgresOptions{
-			DataDir: dataDir(t), Disposable: true, Settings: map[string]string{"shared_buffers": "plenty"},
+			DataDir: preparedDir(t), Disposable: true, Settings: map[string]string{"shared_buffers": "plenty"},
 		}, "exit status", `invalid value for parameter "shared_buffers"`)
 	})
 	t.Run("time is up", func(t *testing.T) {
@@ -417,7 +454,7 @@ func TestPostgresAsNobody(t *testing.T) {
 
 func TestDiscard(t *testing.T) {
 	t.Parallel()
-	dir := dataDir(t)
+	dir := preparedDir(t)
 	parent, lines := spawn(t, dir)
 	if !lines.Scan() {
 		t.Fatal("child says nothing")
