@@ -133,6 +133,12 @@ func TestOneAlertForOneProber(t *testing.T) {
 // TestScheduleSwitch: a version to come counts from its time on, also when the state was restored in between.
 func TestScheduleSwitch(t *testing.T) {
 	t.Parallel()
+	for _, reload := range []string{"", "reload"} {
+		testScheduleSwitch(t, reload)
+	}
+}
+
+func testScheduleSwitch(t *testing.T, reload string) {
 	c := newCheck(1, "health", "local")
 	c.Schedules = []*picketv1.Schedule{
 		{IntervalMs: 3_600_000, EffectiveAt: timestamppb.New(base.Add(-time.Hour))},
@@ -140,17 +146,17 @@ func TestScheduleSwitch(t *testing.T) {
 		{IntervalMs: 0, EffectiveAt: timestamppb.New(base.Add(200 * time.Second))},
 	}
 	w := newWorld(t, newServer(1, "file", c))
-	w.run(`
+	w.run(strings.ReplaceAll(`
 		0 H
 		1..50/1 tick
-		reload
+		RELOAD
 		51..99/1 tick
 		100 tick -> opened prober_gone
-		reload
+		RELOAD
 		101..199/1 tick
-		reload
+		RELOAD
 		200 tick -> closed prober_gone removed
-		201..300/1 tick`)
+		201..300/1 tick`, "RELOAD", reload))
 }
 
 func TestGaps(t *testing.T) {
@@ -254,6 +260,25 @@ func TestTransitionContents(t *testing.T) {
 	}
 	if got := w.s.Counts(); !cmp.Equal(got, map[Count]int{{SeverityWarning, Open}: 1}) {
 		t.Errorf("counts %v", got)
+	}
+	// The evidence is the last five, oldest first.
+	for i := range 2 {
+		at := base.Add(time.Duration(8+i) * 30 * time.Second)
+		result := newResult(checkID(2), "local", at, letters['C'])
+		result.LatencyUs = int64(1008 + i)
+		w.step(at.Add(time.Second), result)
+	}
+	updated := w.out[len(w.out)-1].Transitions
+	if len(updated) != 1 || updated[0].Name != Updated {
+		t.Fatalf("transitions %+v, want one update", updated)
+	}
+	for i, e := range updated[0].Evidence {
+		if e.GetLatencyUs() != int64(1005+i) {
+			t.Errorf("evidence %d is result %d, want %d", i, e.GetLatencyUs()-1000, 5+i)
+		}
+	}
+	if updated[0].Alert.ID != opened.Alert.ID || updated[0].EventID == opened.EventID {
+		t.Error("an update is another event of the same alert")
 	}
 	// What comes from outside is bounded.
 	long := newResult(checkID(2), "local", base.Add(time.Hour), letters['C'])

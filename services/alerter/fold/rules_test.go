@@ -168,6 +168,15 @@ func TestRules(t *testing.T) {
 			30 C
 			active
 			60 C  -> opened critical`},
+		{"a good result opens nothing, though its location still counts as failing", with(&picketv1.AlertRules{
+			Quorum: 1, CriticalAfter: 2,
+		}, "a", "b"), `
+			0 C loc=b -> pending critical
+			maintenance
+			200..230/30 CC loc=a
+			active
+			260 H loc=a
+			290 C loc=a -> opened critical`},
 		{"inactive closes, and what follows is a new story", one("env", "health", "http"), `
 			0..30/30 CC -> pending critical, opened critical
 			inactive -> closed critical removed
