@@ -37,6 +37,9 @@ func (d *Database) Via(address string) string {
 	query := u.Query()
 	query.Del("host")
 	query.Del("port")
+	if !query.Has("sslmode") {
+		query.Set("sslmode", "disable") // a broken wire is to be seen at the first attempt, not at one without TLS
+	}
 	u.Host, u.RawQuery = address, query.Encode()
 	return u.String()
 }
