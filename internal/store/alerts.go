@@ -9,8 +9,9 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	picketv1 "github.com/picketd/picket/proto/picket/v1"
 	"google.golang.org/protobuf/proto"
+
+	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
 // Alert is a row of system_alerts. Zero times and a zero CheckID are null.

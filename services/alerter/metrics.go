@@ -59,8 +59,7 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 // register keeps the collector of an earlier life of the service, so that counters survive its restart.
 func register[C prometheus.Collector](registry prometheus.Registerer, collector *C) error {
 	err := registry.Register(*collector)
-	var there prometheus.AlreadyRegisteredError
-	if errors.As(err, &there) {
+	if there, already := errors.AsType[prometheus.AlreadyRegisteredError](err); already {
 		existing, ok := there.ExistingCollector.(C)
 		if !ok {
 			return fmt.Errorf("register metrics: %w", err)

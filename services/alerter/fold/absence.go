@@ -148,6 +148,7 @@ func (h switchHeap) Less(i, j int) bool {
 	}
 	return bytes.Compare(h[i].check[:], h[j].check[:]) < 0
 }
+
 func (h *switchHeap) Pop() any {
 	old := *h
 	last := old[len(old)-1]

@@ -29,7 +29,8 @@ func FuzzRestore(f *testing.F) {
 		}
 		for i, payload := range []any{
 			&picketv1.ClockTick{}, newResult(checkID(0), "a", base.Add(time.Minute), letters['C']),
-			newResult(checkID(0), "b", base.Add(time.Minute), letters['H']), Acknowledge{"default", "system-health:srv0"},
+			newResult(checkID(0), "b", base.Add(time.Minute), letters['H']),
+			Acknowledge{"default", "system-health:srv0"},
 			&picketv1.CatalogChange{Change: "removed", Server: newServer(0, "env")}, &picketv1.ClockTick{},
 		} {
 			for _, tr := range s.Step(Event{Epoch: testEpoch, Sequence: uint64(101 + i), Time: base.Add(time.Minute), Payload: payload}).Transitions {
