@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -72,8 +71,7 @@ func (c Class) String() string {
 
 // Classify names what went wrong. A nil error is Unknown.
 func Classify(err error) Class {
-	var server *pgconn.PgError
-	if errors.As(err, &server) {
+	if server, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return classifyState(server)
 	}
 	var network net.Error
@@ -87,9 +85,6 @@ func Classify(err error) Class {
 		errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.ErrClosedPipe),
 		errors.Is(err, net.ErrClosed),
 		pgconn.SafeToRetry(err):
-		return Unavailable
-	case err != nil && strings.Contains(err.Error(), "conn closed"):
-		// pgx has no sentinel for a connection that it closed itself after an earlier error.
 		return Unavailable
 	}
 	return Unknown
@@ -125,8 +120,7 @@ func classifyState(err *pgconn.PgError) Class {
 
 // sqlState is the code of a server's error, or empty.
 func sqlState(err error) string {
-	var server *pgconn.PgError
-	if errors.As(err, &server) {
+	if server, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return server.Code
 	}
 	return ""

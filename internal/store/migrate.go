@@ -36,9 +36,8 @@ func (s *Store) Migrate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer db.Close()
 	results, err := provider.Up(ctx)
-	if err != nil {
+	if err := errors.Join(err, db.Close()); err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
 	for _, result := range results {

@@ -32,7 +32,11 @@ func TestMigrateLadder(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer db.Close()
+			defer func() {
+				if err := db.Close(); err != nil {
+					t.Error(err)
+				}
+			}()
 			for version := range SchemaVersion() {
 				if err := s.CheckSchema(t.Context()); !errors.Is(err, ErrNoSchema) {
 					t.Fatalf("below version %d: %v, want ErrNoSchema", version+1, err)

@@ -129,7 +129,7 @@ func TestStatesOnlyForward(t *testing.T) {
 			}
 		}
 		newest := slices.MaxFunc(rows, func(a, b Result) int {
-			return cmp.Or(a.ScheduledAt.Compare(b.ScheduledAt), cmp.Compare(real(&a), real(&b)))
+			return cmp.Or(a.ScheduledAt.Compare(b.ScheduledAt), cmp.Compare(outcomes(&a), outcomes(&b)))
 		})
 		got := stateOf(rt, s, t, round)
 		if !got.scheduledAt.Equal(newest.ScheduledAt) || got.missed != newest.Missed {
@@ -138,7 +138,7 @@ func TestStatesOnlyForward(t *testing.T) {
 	})
 }
 
-func real(r *Result) int {
+func outcomes(r *Result) int {
 	if r.Missed {
 		return 0
 	}

@@ -67,6 +67,6 @@ func commitAnswered(err error) bool {
 	if errors.Is(err, pgx.ErrTxCommitRollback) {
 		return true
 	}
-	var server *pgconn.PgError
-	return errors.As(err, &server) && classifyState(server) != Unavailable
+	server, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && classifyState(server) != Unavailable
 }

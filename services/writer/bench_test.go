@@ -28,7 +28,7 @@ func BenchmarkStreamToRow(b *testing.B) {
 			published += checks
 		}
 		began := time.Now()
-		r := w.start("one", w.database.URL, func(c *Config) { c.BatchWait = 250 * time.Millisecond })
+		r := w.start("one", w.database.URL, func(c *Config) { *c = DefaultConfig() })
 		w.until("every message to be acknowledged", func() bool { return w.allAcked() && w.consumer().AckFloor.Stream == published })
 		total += time.Since(began)
 		r.stop()

@@ -49,10 +49,9 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 // register keeps the collector of an earlier life of the service, so that counters survive its restart.
 func register[C prometheus.Collector](registry prometheus.Registerer, collector *C) error {
 	err := registry.Register(*collector)
-	var there prometheus.AlreadyRegisteredError
-	if errors.As(err, &there) {
-		existing, ok := there.ExistingCollector.(C)
-		if !ok {
+	if there, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
+		existing, same := there.ExistingCollector.(C)
+		if !same {
 			return fmt.Errorf("register metrics: %w", err)
 		}
 		*collector = existing
