@@ -42,7 +42,7 @@ const consumer = "alerter"
 
 const (
 	pingEvery    = time.Second
-	lagEvery     = 5 * time.Second
+	streamEvery  = 5 * time.Second
 	retryWaitMin = 100 * time.Millisecond
 	retryWaitMax = 2 * time.Second
 	// finishGrace is how long the last commit may take once the service is told to stop. What is not committed is folded

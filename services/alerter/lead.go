@@ -27,15 +27,16 @@ func (s *Service) lead(ctx context.Context, lease store.Lease) error {
 	f := newFolder(s, lease, memory)
 	s.log.Info("folding events", "epoch", lease.Epoch, "from_seq", memory.Cursor.Seq+1, "snapshot_seq", memory.Snapshot.Seq,
 		"checks", f.state.Checks(), "alerts", len(memory.Alerts))
+	_, seq := f.state.Position()
+	s.at.Store(seq)
 	s.metrics.leader.Set(1)
 	defer s.metrics.standby()
 
 	group, work := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.renew(work, lease) })
 	group.Go(func() error { return s.publish(work, lease, f.committed) })
-	group.Go(func() error { s.watchLag(work); return nil })
+	group.Go(func() error { return s.watchStream(work, memory.Cursor.Epoch) })
 	group.Go(func() error {
-		_, seq := f.state.Position()
 		err := s.bus.Follow(work, bus.FollowOptions{
 			Stream: bus.StreamEvents, From: seq + 1, MaxBatch: batchEvents, MaxWait: batchWait, Handle: f.handle,
 		})
@@ -130,14 +131,19 @@ func (s *Service) renew(ctx context.Context, lease store.Lease) error {
 	return nil
 }
 
-// watchLag measures how far the fold is behind the stream.
-func (s *Service) watchLag(ctx context.Context) {
+// watchStream measures how far the fold is behind the stream, and ends the lead when it is another stream than the one that
+// was looked at before reading began: the server says nothing of that to a reader that waits for a sequence to come.
+func (s *Service) watchStream(ctx context.Context, epoch int64) error {
 	for {
+		at := s.at.Load()
 		if info, err := s.bus.StreamInfo(ctx, bus.StreamEvents); err == nil {
-			s.metrics.lag.Set(max(0, float64(info.LastSeq)-float64(s.at.Load())))
+			if info.Epoch() != epoch || info.LastSeq < at {
+				return fmt.Errorf("watch stream: %w: it is another one", bus.ErrInterrupted)
+			}
+			s.metrics.lag.Set(float64(info.LastSeq - at))
 		}
-		if !sleep(ctx, lagEvery) {
-			return
+		if !sleep(ctx, streamEvery) {
+			return nil
 		}
 	}
 }
