@@ -138,6 +138,7 @@ func (s *Service) work(ctx context.Context) error {
 
 // prepare waits for the schema and learns the current states; it reports false when ctx ended first.
 func (s *Service) prepare(ctx context.Context) bool {
+	s.kit.Health.Set("schema", store.ErrNoSchema)
 	for {
 		if s.store.WaitForSchema(ctx) != nil {
 			return false
@@ -145,6 +146,7 @@ func (s *Service) prepare(ctx context.Context) bool {
 		newest, err := s.results.LoadStates(ctx)
 		if err == nil {
 			s.position.resume(newest)
+			s.kit.Health.Set("schema", nil)
 			return true
 		}
 		s.log.Warn("current states not read, trying again", "err", err)

@@ -323,6 +323,25 @@ func TestWriterHeartbeat(t *testing.T) {
 	}
 }
 
+// TestWriterWaitsForTheSchema: a database that nobody has migrated yet is not ready, and is no reason to end.
+func TestWriterWaitsForTheSchema(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, bus.StreamLimits{})
+	empty := embeddedtest.Postgres(t).URL
+	w.store = w.open(empty)
+	r := w.start("one", empty)
+	w.publish(results(10, time.Now()))
+	w.until("readiness to say so", func() bool { return errors.Is(r.kit.Health.Ready(), store.ErrNoSchema) })
+	if err := w.store.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.until("every message to be acknowledged", w.allAcked)
+	w.until("readiness", func() bool { return r.kit.Health.Ready() == nil })
+	if rows := w.history(); len(rows) != 10 {
+		t.Errorf("%d rows, want 10", len(rows))
+	}
+}
+
 func TestConfigIsChecked(t *testing.T) {
 	t.Parallel()
 	if err := DefaultConfig().Validate(); err != nil {
