@@ -91,7 +91,7 @@ func (c *resetCommand) Run(ctx context.Context, std console) error {
 	if err := removeNATS(filepath.Join(dir, "nats")); err != nil {
 		return err
 	}
-	if err := embedded.Discard(ctx, filepath.Join(dir, "postgres")); err != nil {
+	if err := embedded.Discard(ctx, filepath.Join(dir, "postgres")); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	// The directory itself goes when nothing else is in it.

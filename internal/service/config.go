@@ -231,7 +231,7 @@ func UnknownVariables(config any, environ []string) []string {
 	known := append(settingNames(config), readElsewhere()...)
 	var unknown []string
 	for name := range environment(environ) {
-		if strings.HasPrefix(name, "PICKET_") && !strings.HasSuffix(name, "_HEALTH_URL") &&
+		if strings.HasPrefix(name, "PICKET_") && !strings.HasSuffix(name, "_HEALTH_URL") && !strings.HasPrefix(name, "PICKET_SECRET_") &&
 			!slices.Contains(known, strings.TrimSuffix(name, "_FILE")) {
 			unknown = append(unknown, name)
 		}

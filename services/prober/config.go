@@ -16,13 +16,14 @@ type Config struct {
 	MaxInFlight    int           `env:"PICKET_PROBER_CONCURRENCY" desc:"Most probes in flight of one process; 0: half of its open files."`
 	BodyLimit      int           `env:"PICKET_PROBER_BODY_LIMIT" desc:"Most bytes that are read of an answer."`
 	QueueBytes     int           `env:"PICKET_PROBER_QUEUE_BYTES" desc:"Memory for results while NATS is away; the oldest go first."`
+	SecretsDir     string        `env:"PICKET_SECRETS_DIR" desc:"Directory below which secret:file: references may point. References to variables may point to PICKET_SECRET_* only."`
 }
 
 // DefaultConfig returns the defaults.
 func DefaultConfig() Config {
 	return Config{
 		HostBatchSize: 10, HostBatchDelay: 500 * time.Millisecond, CycleInterval: 30 * time.Second,
-		BodyLimit: 1 << 20, QueueBytes: 128 << 20,
+		BodyLimit: 1 << 20, QueueBytes: 128 << 20, SecretsDir: "/run/secrets",
 	}
 }
 

@@ -311,5 +311,9 @@ func (p *Service) apply(batch []bus.Entry, complete bool) {
 
 // build compiles a check.
 func (p *Service) build(check *picketv1.Check) (Prober, error) {
+	check, err := secrets{dir: p.cfg.SecretsDir}.resolve(check)
+	if err != nil {
+		return nil, err
+	}
 	return probe.New(check, probe.Options{Pool: p.probes, BodyLimit: p.cfg.BodyLimit, Version: p.kit.Version})
 }
