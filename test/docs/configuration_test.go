@@ -1,0 +1,86 @@
+package docs_test
+
+import (
+	"go/ast"
+	"strings"
+	"testing"
+)
+
+// keySections say where the keys are described that a function of the decoder reads.
+var keySections = map[string]string{
+	"document":       "### The file",
+	"commonFields":   "### Defaults",
+	"server":         "### Servers",
+	"check":          "### Checks",
+	"alerts":         "### Alerts",
+	"httpFields":     "### Checks of the kind `http`",
+	"tcpFields":      "### Checks of the kind `tcp`",
+	"tls":            "### TLS",
+	"jsonAssertions": "### JSON assertions",
+}
+
+// Every key that the decoder of picket.yaml reads is described where it belongs, and no other.
+func TestKeysAreThoseOfTheDecoder(t *testing.T) {
+	t.Parallel()
+	page := read(t, "docs/configuration.md")
+	decoded := decoderKeys(t)
+	for function := range decoded {
+		if keySections[function] == "" {
+			t.Errorf("the decoder's %s reads keys that no section is for", function)
+		}
+	}
+	for function, heading := range keySections {
+		var listed []string
+		for _, row := range rows(section(t, page, heading)) {
+			listed = append(listed, quoted(row[0])...)
+		}
+		same(t, heading, decoded[function], listed)
+	}
+}
+
+// decoderKeys are the keys of all `fields` in the decoder, by function. Those of `defaults` alone count with the common ones.
+func decoderKeys(t *testing.T) map[string][]string {
+	t.Helper()
+	found := map[string][]string{}
+	for _, file := range sources(t, "internal/catalog", false) {
+		for _, declaration := range file.Decls {
+			function, ok := declaration.(*ast.FuncDecl)
+			if !ok || function.Body == nil {
+				continue
+			}
+			ast.Inspect(function.Body, func(n ast.Node) bool {
+				switch n := n.(type) {
+				case *ast.CompositeLit:
+					if kind, ok := n.Type.(*ast.Ident); !ok || kind.Name != "fields" {
+						return true
+					}
+					for _, element := range n.Elts {
+						if pair, ok := element.(*ast.KeyValueExpr); ok {
+							if key, ok := literal(pair.Key); ok {
+								found[function.Name.Name] = append(found[function.Name.Name], key)
+							}
+						}
+					}
+				case *ast.AssignStmt:
+					for _, left := range n.Lhs {
+						index, ok := left.(*ast.IndexExpr)
+						if !ok {
+							continue
+						}
+						if of, ok := index.X.(*ast.Ident); !ok || of.Name != "known" {
+							continue
+						}
+						if key, ok := literal(index.Index); ok {
+							found["commonFields"] = append(found["commonFields"], key)
+						}
+					}
+				}
+				return true
+			})
+		}
+	}
+	if len(found) < 5 || !strings.Contains(strings.Join(found["server"], " "), "lifecycle") {
+		t.Fatalf("keys of the decoder not found: %v", found)
+	}
+	return found
+}
