@@ -53,7 +53,7 @@ func (c *doctorCommand) Run(ctx context.Context, std console) error {
 		}
 	}
 	findings := []finding{{what: "configuration", good: "reads without a fault", bad: err}}
-	findings = append(findings, lookAtDatabase(ctx, s), lookAtNATS(ctx, s), lookAtPort("http port", s.AdminListen, "--http-listen"),
+	findings = append(findings, lookAtDatabase(ctx, s), lookAtNATS(ctx, s), lookAtPort(ctx, "http port", s.AdminListen, "--http-listen"),
 		lookAtData(s.DataDir), lookAtFiles(), lookAtPing())
 	p := newPrinter(std.out, false)
 	bad := 0
@@ -105,7 +105,7 @@ func lookAtDatabase(ctx context.Context, s settings) finding {
 func lookAtNATS(ctx context.Context, s settings) finding {
 	f := finding{what: "nats"}
 	if s.NATSURL == "" {
-		f = lookAtPort("nats port", s.NATSListen, "--nats-listen")
+		f = lookAtPort(ctx, "nats port", s.NATSListen, "--nats-listen")
 		if f.warn == "" {
 			return f
 		}
@@ -132,8 +132,9 @@ func lookAtNATS(ctx context.Context, s settings) finding {
 	}
 }
 
-func lookAtPort(what, address, flag string) finding {
-	listener, err := net.Listen("tcp", address)
+func lookAtPort(ctx context.Context, what, address, flag string) finding {
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", address)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return finding{what: what, warn: fmt.Sprintf("%s is in use (by Picket, if it is running; another: %s)", address, flag)}
 	}
@@ -168,7 +169,7 @@ func lookAtData(dir string) finding {
 		f.bad = fmt.Errorf("look at the disk of %s: %w", place, err)
 		return f
 	}
-	free := int64(disk.Bavail) * disk.Bsize //nolint:gosec // a disk has less than 2^63 bytes
+	free := int64(disk.Bavail) * disk.Bsize // a disk has less than 2^63 bytes
 	text := fmt.Sprintf("%s, %.1f GB free", dir, float64(free)/1e9)
 	if free < littleDisk {
 		f.warn = text + ": streams and history will be short"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -125,7 +126,7 @@ func (c *probeCommand) show(std console, r *picketv1.ProbeResult) error {
 	}
 	row("latency", fmt.Sprintf("%.1f ms", float64(r.GetLatencyUs())/1000))
 	if r.GetHttpStatus() != 0 {
-		row("answer", fmt.Sprint(r.GetHttpStatus()))
+		row("answer", strconv.Itoa(int(r.GetHttpStatus())))
 	}
 	row("reason", r.GetReason())
 	row("message", r.GetMessage())

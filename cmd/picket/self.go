@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/picketd/picket/internal/catalog"
@@ -42,7 +45,7 @@ func (st *stack) services() []*part {
 				return err
 			}
 			defer db.Close()
-			svc, err := alerter.New(st.settings.Alerter, alerter.Deps{Kit: kit, Conn: conn, Store: db})
+			svc, err := alerter.New(st.settings.Alerter, alerter.Deps{Kit: kit, Conn: conn, Store: db, Limits: st.limits()})
 			if err != nil {
 				return err
 			}
@@ -59,7 +62,7 @@ func (st *stack) services() []*part {
 				return err
 			}
 			defer db.Close()
-			svc, err := writer.New(st.settings.Writer, writer.Deps{Kit: kit, Bus: conn, Store: db})
+			svc, err := writer.New(st.settings.Writer, writer.Deps{Kit: kit, Conn: conn, Store: db})
 			if err != nil {
 				return err
 			}
@@ -76,7 +79,10 @@ func (st *stack) services() []*part {
 				return err
 			}
 			defer db.Close()
-			svc, err := catalogservice.New(st.settings.Catalog, catalogservice.Deps{Kit: kit, Conn: conn, Store: db, Builtin: st.builtin()})
+			reload := make(chan os.Signal, 1)
+			signal.Notify(reload, syscall.SIGHUP)
+			defer signal.Stop(reload)
+			svc, err := catalogservice.New(st.settings.Catalog, catalogservice.Deps{Kit: kit, Conn: conn, Store: db, Builtin: st.builtin(), Reload: reload})
 			if err != nil {
 				return err
 			}

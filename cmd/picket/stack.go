@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,6 +23,8 @@ import (
 const (
 	startTimeout    = 5 * time.Minute
 	postgresRestart = time.Second
+	// leastStreamBytes holds a day of some hundred checks.
+	leastStreamBytes = 256 << 20
 )
 
 // stack is everything that runs in one process, from the ground up: the
@@ -281,12 +284,22 @@ func (st *stack) connect(ctx context.Context, kit *service.Kit) (*bus.Conn, erro
 	if err != nil {
 		return nil, err
 	}
-	limits := bus.StreamLimits{MaxBytes: st.settings.StreamMaxBytes, Replicas: st.settings.StreamReplicas}
-	if err := service.EnsureStreams(ctx, kit, conn, limits); err != nil {
+	if err := service.EnsureStreams(ctx, kit, conn, st.limits()); err != nil {
 		conn.Close()
 		return nil, err
 	}
 	return conn, nil
+}
+
+// limits is the room of the streams: inside this process a quarter of what the
+// disk has free at most, for the history has to live beside them.
+func (st *stack) limits() bus.StreamLimits {
+	limits := bus.StreamLimits{MaxBytes: st.settings.StreamMaxBytes, Replicas: st.settings.StreamReplicas}
+	var disk syscall.Statfs_t
+	if st.nats != nil && syscall.Statfs(st.settings.DataDir, &disk) == nil {
+		limits.MaxBytes = max(leastStreamBytes, min(limits.MaxBytes, int64(disk.Bavail)*disk.Bsize/4))
+	}
+	return limits
 }
 
 func (st *stack) openStore(ctx context.Context, kit *service.Kit) (*store.Store, error) {

@@ -113,8 +113,8 @@ func ServeHTTP(ctx context.Context, listener net.Listener, handler http.Handler)
 	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
 	if err := server.Shutdown(stopCtx); err != nil {
-		_ = server.Close()
+		_ = server.Close() // what did not end in time is cut
 	}
-	<-failed
+	<-failed //nolint:errcheck // it says only that the server was shut down
 	return nil
 }

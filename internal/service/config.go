@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/caarlos0/env/v11"
-	"go.yaml.in/yaml/v3"
+	"go.yaml.in/yaml/v4"
 
 	"github.com/picketd/picket/internal/wire"
 )
@@ -214,12 +214,10 @@ func parse(config any, values map[string]string) []error {
 
 // innermost unwraps the parser's own words about Go types and fields.
 func innermost(err error) error {
-	var all env.AggregateError
-	if errors.As(err, &all) && len(all.Errors) == 1 {
+	if all, ok := errors.AsType[env.AggregateError](err); ok && len(all.Errors) == 1 {
 		err = all.Errors[0]
 	}
-	var fault env.ParseError
-	if errors.As(err, &fault) {
+	if fault, ok := errors.AsType[env.ParseError](err); ok {
 		return fault.Err
 	}
 	return err

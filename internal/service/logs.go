@@ -38,7 +38,7 @@ func (f *LogFormat) UnmarshalText(text []byte) error {
 func NewLogger(out *os.File, level slog.Level, format LogFormat) *slog.Logger {
 	terminal := isatty.IsTerminal(out.Fd())
 	if format == LogText || format == LogAuto && terminal {
-		return slog.New(tint.NewHandler(out, &tint.Options{
+		return slog.New(tint.NewTextHandler(out, &tint.Options{
 			Level: level, TimeFormat: time.TimeOnly, NoColor: !terminal || os.Getenv("NO_COLOR") != "",
 		}))
 	}

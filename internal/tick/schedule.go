@@ -4,6 +4,7 @@ import (
 	"iter"
 	"math"
 	"math/bits"
+	"slices"
 )
 
 // goldenRatio is (√5−1)/2 as a fraction of 2^64.
@@ -90,9 +91,9 @@ func (v Schedule) first(serial int64, location string, fromMS int64) (int64, boo
 
 // At returns the version in force at an instant; false when there is none.
 func (s Schedules) At(atMS int64) (Schedule, bool) {
-	for i := len(s) - 1; i >= 0; i-- {
-		if s[i].EffectiveAtMS <= atMS {
-			return s[i], atMS < s.end(i)
+	for i, v := range slices.Backward(s) {
+		if v.EffectiveAtMS <= atMS {
+			return v, atMS < s.end(i)
 		}
 	}
 	return Schedule{}, false
@@ -147,8 +148,7 @@ func (s Schedules) Count(serial int64, location string, fromMS, toMS int64) int6
 
 // Last returns the last tick in (afterMS, untilMS]; false when there is none.
 func (s Schedules) Last(serial int64, location string, afterMS, untilMS int64) (atMS, revision int64, ok bool) {
-	for i := len(s) - 1; i >= 0; i-- {
-		v := s[i]
+	for i, v := range slices.Backward(s) {
 		if v.IntervalMS <= 0 || v.EffectiveAtMS > untilMS {
 			continue
 		}

@@ -197,8 +197,8 @@ func (p *Service) followClock(ctx context.Context, measured chan<- []*picketv1.W
 		if err == nil {
 			err = p.measure(ctx)
 		}
-		switch {
-		case err == nil:
+		switch err {
+		case nil:
 			if measured != nil {
 				measured <- roster
 				measured = nil

@@ -26,7 +26,7 @@ func bubble(t *testing.T, targets []*target, lasts func(*target) time.Duration) 
 	wake := make(chan struct{}, 1)
 	s = newScheduler(schedulerOptions{
 		Self: "a", MaxInFlight: 1000, NowMS: clock.NowMS, Runner: p,
-		Due: func(int64) {}, Miss: func(t *target, span tick.Span, cause string) { panic(cause + " " + t.id) },
+		Due: func(int64) {}, Miss: func(t *target, _ tick.Span, cause string) { panic(cause + " " + t.id) },
 		Busy: func(bool) {}, Lag: func(time.Duration) {},
 		Wake: func() {
 			select {

@@ -1,6 +1,7 @@
 package prober
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -58,6 +59,6 @@ func (s secrets) file(path string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the directory of secrets: %w", err)
 	}
-	defer root.Close()
-	return root.ReadFile(below)
+	data, err := root.ReadFile(below)
+	return data, errors.Join(err, root.Close())
 }

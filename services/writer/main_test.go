@@ -99,7 +99,7 @@ func (w *world) serviceOn(name, url string, change ...func(*Config)) (*Service, 
 		Name: "writer", Instance: name, Location: "local", Version: "test", Started: time.Now(),
 		Log: w.log.With("instance", name), Metrics: service.NewRegistry(), Health: service.NewHealth(),
 	}
-	svc, err := New(config, Deps{Kit: kit, Bus: w.connect(), Store: w.open(url)})
+	svc, err := New(config, Deps{Kit: kit, Conn: w.connect(), Store: w.open(url)})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -64,7 +64,7 @@ func (c Config) Validate() error {
 // Deps is what the writer works with. It closes none of it.
 type Deps struct {
 	Kit   *service.Kit
-	Bus   *bus.Conn
+	Conn  *bus.Conn
 	Store *store.Store
 }
 
@@ -93,7 +93,7 @@ func New(config Config, deps Deps) (*Service, error) {
 		return nil, fmt.Errorf("writer: %w", err)
 	}
 	return &Service{
-		config: config, kit: deps.Kit, bus: deps.Bus, store: deps.Store, log: deps.Kit.Log,
+		config: config, kit: deps.Kit, bus: deps.Conn, store: deps.Store, log: deps.Kit.Log,
 		metrics: metrics, results: deps.Store.NewResultWriter(),
 	}, nil
 }

@@ -23,6 +23,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -200,7 +201,7 @@ func child(ctx context.Context, role string, o options) (*exec.Cmd, error) {
 		return nil, fmt.Errorf("find own program: %w", err)
 	}
 	cmd := exec.CommandContext(ctx, self,
-		"--targets", fmt.Sprint(o.Targets), "--interval", o.Interval.String(), "--warm", o.Warm.String(),
+		"--targets", strconv.Itoa(o.Targets), "--interval", o.Interval.String(), "--warm", o.Warm.String(),
 		"--measure", o.Measure.String(), "--nats", o.NATS, "--urls", o.URLs,
 		"--profile", o.Profile, fmt.Sprintf("--fresh=%t", o.Fresh))
 	cmd.Env = append(os.Environ(), roleVariable+"="+role)

@@ -195,7 +195,7 @@ func runPublish(ctx context.Context, o options) (figure, error) {
 	running, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- publisher.Run(running) }()
-	defer func() { stop(); <-ended }()
+	defer func() { stop(); <-ended }() //nolint:errcheck // Run returns nil when it is stopped
 	process := fmt.Sprintf("bench-%d", os.Getpid())
 	send := func(i int) {
 		now := time.Now()

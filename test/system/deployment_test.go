@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -48,7 +49,7 @@ func inBoth(t *testing.T, opts options, scenario func(t *testing.T, d deployment
 			if opts.config != "" {
 				file = filepath.Join(dir, "picket.yaml")
 				writeFile(t, file, opts.config)
-				env = append(env[:len(env):len(env)], "PICKET_CONFIG="+file)
+				env = append(slices.Clip(env), "PICKET_CONFIG="+file)
 			}
 			d := deploy(t, env, dir)
 			d.start()
@@ -60,7 +61,7 @@ func inBoth(t *testing.T, opts options, scenario func(t *testing.T, d deployment
 // shortDir is a directory that PostgreSQL's own user may reach, with a path that leaves room for a socket's name.
 func shortDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "pkt-sys-")
+	dir, err := os.MkdirTemp("/tmp", "pkt-sys-") //nolint:usetesting // the path of t.TempDir is long, and private to one user
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -172,8 +173,7 @@ func (o *observer) shares(servers int, instances []string) error {
 	}
 	newest := o.results[len(o.results)-1].GetScheduledAt().AsTime()
 	total := 0
-	for i := len(o.results) - 1; i >= 0; i-- {
-		r := o.results[i]
+	for _, r := range slices.Backward(o.results) {
 		if newest.Sub(r.GetScheduledAt().AsTime()) > 3*time.Second {
 			break
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -36,14 +37,16 @@ func observe(t *testing.T, d deployment) *observer {
 		following.Go(func() {
 			next := uint64(1)
 			for ctx.Err() == nil {
-				err := conn.Follow(ctx, bus.FollowOptions{Stream: stream, From: next, MaxBatch: 500, MaxWait: 10 * time.Millisecond,
+				err := conn.Follow(ctx, bus.FollowOptions{
+					Stream: stream, From: next, MaxBatch: 500, MaxWait: 10 * time.Millisecond,
 					Handle: func(_ context.Context, batch []*bus.Msg) error {
 						for _, msg := range batch {
 							handle(msg)
 							next = msg.Sequence + 1
 						}
 						return nil
-					}})
+					},
+				})
 				if err != nil && ctx.Err() == nil {
 					_ = conn.WaitConnected(ctx)
 				}
@@ -79,8 +82,8 @@ func observe(t *testing.T, d deployment) *observer {
 func (o *observer) latest(server, check string) *picketv1.ProbeResult {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for i := len(o.results) - 1; i >= 0; i-- {
-		if r := o.results[i]; r.GetServer() == server && r.GetCheck() == check {
+	for _, r := range slices.Backward(o.results) {
+		if r.GetServer() == server && r.GetCheck() == check {
 			return r
 		}
 	}
@@ -186,7 +189,7 @@ func query[T any](t *testing.T, d deployment, sql string, args ...any) []T {
 func audit(t *testing.T, d deployment, o *observer, from time.Time) store.Coverage {
 	t.Helper()
 	until := time.Now()
-	settle(t, d, o, until)
+	settle(t, d, until)
 	coverage, findings, err := openStore(t, d).Audit(testContext(t), store.CoverageFilter{}, from, until, 20)
 	if err != nil {
 		t.Fatal(err)
@@ -219,7 +222,7 @@ func (o *observer) around(server string, at time.Time) string {
 
 // settle waits until every check has a stored tick after until, so that
 // everything before has had its chance.
-func settle(t *testing.T, d deployment, o *observer, until time.Time) {
+func settle(t *testing.T, d deployment, until time.Time) {
 	t.Helper()
 	eventually(t, "everything before the end of the audit is stored", func() error {
 		behind := query[string](t, d, `

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -26,6 +27,7 @@ type process struct {
 	cmd    *exec.Cmd
 	exited chan struct{}
 	err    error
+	killed bool // by the test, and not started since
 
 	mu    sync.Mutex
 	lines []string
@@ -45,7 +47,9 @@ func newProcess(t *testing.T, name, program string, args, env []string) *process
 	t.Helper()
 	p := &process{t: t, name: name, program: filepath.Join(programs, program), args: args, env: env}
 	t.Cleanup(func() {
-		p.terminate()
+		if err := p.terminate(); err != nil && !p.killed {
+			t.Errorf("%s: %v", name, err)
+		}
 		if t.Failed() {
 			t.Logf("last lines of %s:\n%s", name, strings.Join(p.tail(40), "\n"))
 		}
@@ -69,7 +73,7 @@ func (p *process) start() {
 		p.t.Fatalf("start %s: %v", p.name, err)
 	}
 	in.Close()
-	p.exited = make(chan struct{})
+	p.exited, p.killed = make(chan struct{}), false
 	read := make(chan struct{})
 	go func() { defer close(read); p.read(out) }()
 	go func(cmd *exec.Cmd, exited chan struct{}) {
@@ -102,8 +106,8 @@ func (p *process) tail(n int) []string {
 func (p *process) find(pattern *regexp.Regexp) (string, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for i := len(p.lines) - 1; i >= 0; i-- {
-		if match := pattern.FindStringSubmatch(p.lines[i]); match != nil {
+	for _, line := range slices.Backward(p.lines) {
+		if match := pattern.FindStringSubmatch(line); match != nil {
 			return match[1], true
 		}
 	}
@@ -120,6 +124,7 @@ func (p *process) signal(sig syscall.Signal) {
 // kill ends the program as a power cut would end it, and waits until it is gone.
 func (p *process) kill() {
 	p.t.Helper()
+	p.killed = true
 	p.signal(syscall.SIGKILL)
 	<-p.exited
 }

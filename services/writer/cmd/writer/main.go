@@ -45,7 +45,7 @@ func run(ctx context.Context, kit *service.Kit, conn *bus.Conn, c config) error 
 		return err
 	}
 	defer db.Close()
-	svc, err := writer.New(c.Config, writer.Deps{Kit: kit, Bus: conn, Store: db})
+	svc, err := writer.New(c.Config, writer.Deps{Kit: kit, Conn: conn, Store: db})
 	if err != nil {
 		return err
 	}
