@@ -7,8 +7,10 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/picketd/picket/internal/bus"
 	"github.com/picketd/picket/internal/catalog"
 	"github.com/picketd/picket/internal/service"
+	"github.com/picketd/picket/internal/store"
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 	"github.com/picketd/picket/services/alerter"
 	catalogservice "github.com/picketd/picket/services/catalog"
@@ -18,76 +20,58 @@ import (
 
 const selfInterval = 10 * time.Second
 
+// runner is a service that is wired and not started.
+type runner interface {
+	Run(ctx context.Context) error
+}
+
 // services makes every service, in the order in which they stop: first who
 // makes data, then who stores it, last who says what there is to do.
 func (st *stack) services() []*part {
+	s := &st.settings
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
 	return []*part{
-		st.newPart("prober", func(ctx context.Context, kit *service.Kit) error {
-			conn, err := st.connect(ctx, kit)
-			if err != nil {
-				return err
-			}
-			defer conn.Close()
-			svc, err := prober.New(st.settings.Prober, prober.Deps{Kit: kit, Conn: conn})
-			if err != nil {
-				return err
-			}
-			return svc.Run(ctx)
-		}),
-		st.newPart("alerter", func(ctx context.Context, kit *service.Kit) error {
-			conn, err := st.connect(ctx, kit)
-			if err != nil {
-				return err
-			}
-			defer conn.Close()
-			db, err := st.openStore(ctx, kit)
-			if err != nil {
-				return err
-			}
-			defer db.Close()
-			svc, err := alerter.New(st.settings.Alerter, alerter.Deps{Kit: kit, Conn: conn, Store: db, Limits: st.limits()})
-			if err != nil {
-				return err
-			}
-			return svc.Run(ctx)
-		}),
-		st.newPart("writer", func(ctx context.Context, kit *service.Kit) error {
-			conn, err := st.connect(ctx, kit)
-			if err != nil {
-				return err
-			}
-			defer conn.Close()
-			db, err := st.openStore(ctx, kit)
-			if err != nil {
-				return err
-			}
-			defer db.Close()
-			svc, err := writer.New(st.settings.Writer, writer.Deps{Kit: kit, Conn: conn, Store: db})
-			if err != nil {
-				return err
-			}
-			return svc.Run(ctx)
-		}),
-		st.newPart("catalog", func(ctx context.Context, kit *service.Kit) error {
-			conn, err := st.connect(ctx, kit)
-			if err != nil {
-				return err
-			}
-			defer conn.Close()
-			db, err := st.openStore(ctx, kit)
-			if err != nil {
-				return err
-			}
-			defer db.Close()
-			reload := make(chan os.Signal, 1)
-			signal.Notify(reload, syscall.SIGHUP)
-			defer signal.Stop(reload)
-			svc, err := catalogservice.New(st.settings.Catalog, catalogservice.Deps{Kit: kit, Conn: conn, Store: db, Builtin: st.builtin(), Reload: reload})
-			if err != nil {
-				return err
-			}
-			return svc.Run(ctx)
-		}),
+		st.newPart("prober", st.connected(func(kit *service.Kit, conn *bus.Conn) (runner, error) {
+			return prober.New(s.Prober, prober.Deps{Kit: kit, Conn: conn})
+		})),
+		st.newPart("alerter", st.storing(func(kit *service.Kit, conn *bus.Conn, db *store.Store) (runner, error) {
+			return alerter.New(s.Alerter, alerter.Deps{Kit: kit, Conn: conn, Store: db, Limits: st.limits()})
+		})),
+		st.newPart("writer", st.storing(func(kit *service.Kit, conn *bus.Conn, db *store.Store) (runner, error) {
+			return writer.New(s.Writer, writer.Deps{Kit: kit, Conn: conn, Store: db})
+		})),
+		st.newPart("catalog", st.storing(func(kit *service.Kit, conn *bus.Conn, db *store.Store) (runner, error) {
+			return catalogservice.New(s.Catalog, catalogservice.Deps{Kit: kit, Conn: conn, Store: db, Builtin: st.builtin(), Reload: reload})
+		})),
+	}
+}
+
+// connected makes and runs a service with a connection to NATS of its own.
+func (st *stack) connected(wire func(*service.Kit, *bus.Conn) (runner, error)) func(context.Context, *service.Kit) error {
+	return func(ctx context.Context, kit *service.Kit) error {
+		conn, err := st.connect(ctx, kit)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		svc, err := wire(kit, conn)
+		if err != nil {
+			return err
+		}
+		return svc.Run(ctx)
+	}
+}
+
+// storing is connected with connections to the database besides.
+func (st *stack) storing(wire func(*service.Kit, *bus.Conn, *store.Store) (runner, error)) func(context.Context, *service.Kit) error {
+	return func(ctx context.Context, kit *service.Kit) error {
+		db, err := st.openStore(ctx, kit)
+		if err != nil {
+			return err
+		}
+		defer db.Close()
+		return st.connected(func(kit *service.Kit, conn *bus.Conn) (runner, error) { return wire(kit, conn, db) })(ctx, kit)
 	}
 }
 

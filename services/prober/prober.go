@@ -19,7 +19,7 @@ import (
 const (
 	// finishFor bounds how long a stop waits for what is in flight, drainFor for
 	// the stream to take the results.
-	finishFor = 8 * time.Second
+	finishFor = 3 * time.Second
 	drainFor  = 5 * time.Second
 	// listenFor is how long a process listens for the others before it joins: a
 	// little more than the second between their heartbeats.
