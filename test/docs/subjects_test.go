@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
@@ -225,7 +224,7 @@ func TestExamples(t *testing.T) {
 			t.Error(err)
 			continue
 		}
-		var message proto.Message = kind.New().Interface()
+		message := kind.New().Interface()
 		if err := wire.UnmarshalJSON([]byte(line), message); err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
