@@ -99,13 +99,33 @@ func announceHealthy(ctx context.Context, out *os.File, st *stack, started time.
 		}
 		delete(waiting, subject.Server)
 		if len(waiting) == 0 {
-			_, _ = fmt.Fprintf(out, "All %d own parts are healthy after %s. Ctrl-C stops.\n", total, time.Since(started).Round(100*time.Millisecond))
+			_, _ = fmt.Fprintf(out, "All %d own parts are healthy after %s. %sCtrl-C stops.\n",
+				total, time.Since(started).Round(100*time.Millisecond), room(ctx, st, conn))
 			stop()
 		}
 	})
 	if err != nil {
 		st.log.Error("own parts not followed", "err", err)
 	}
+}
+
+// room says how long the event stream lasts at the configured rate: for as long
+// may a consumer be away.
+func room(ctx context.Context, st *stack, conn *bus.Conn) string {
+	rate, err := st.db.DueRate(ctx)
+	if err != nil {
+		st.log.Warn("room of the stream not known", "err", err)
+		return ""
+	}
+	info, err := conn.StreamInfo(ctx, bus.StreamEvents)
+	if err != nil || info.Messages == 0 {
+		st.log.Warn("room of the stream not known", "err", err)
+		return ""
+	}
+	// The clock tick of each second takes room too.
+	perSecond := (rate + 1) * float64(info.Bytes) / float64(info.Messages)
+	lasts := min(bus.EventAge.Hours(), float64(info.MaxBytes)/perSecond/3600)
+	return fmt.Sprintf("%.1f results a second are due; the stream keeps %.0f hours of them. ", rate, lasts)
 }
 
 // url is an address on the process's own HTTP listener.

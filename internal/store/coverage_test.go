@@ -3,12 +3,14 @@ package store
 import (
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/picketd/picket/internal/catalog"
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
@@ -185,5 +187,35 @@ func TestServersFollow(t *testing.T) {
 	looked := query[time.Time](t, s, `SELECT last_health_check_at FROM managed_servers`)
 	if want := at.Add(5 * time.Minute); !looked.Equal(want) {
 		t.Errorf("last_health_check_at %v, want %v: an unknown is no look", looked, want)
+	}
+}
+
+// The rate is that of the newest schedules: what was removed or slowed down does not count any more.
+func TestDueRate(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	rate := func() float64 {
+		t.Helper()
+		perSecond, err := s.DueRate(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return perSecond
+	}
+	if got := rate(); got != 0 {
+		t.Errorf("%v a second with nothing to do", got)
+	}
+	every := func(d time.Duration, locations ...string) func(*catalog.Server) {
+		return func(s *catalog.Server) { s.Checks[0].Interval, s.Checks[0].Locations = d, locations }
+	}
+	a := declared(catalog.SourceFile, "a", every(10*time.Second, "eu", "us"))
+	b := declared(catalog.SourceFile, "b", every(4*time.Second, "eu"))
+	become(t, s, catalog.SourceFile, a, b)
+	if got, want := rate(), 0.45; math.Abs(got-want) > 1e-9 {
+		t.Errorf("%v a second, want %v", got, want)
+	}
+	become(t, s, catalog.SourceFile, declared(catalog.SourceFile, "a", every(20*time.Second, "eu")))
+	if got, want := rate(), 0.05; math.Abs(got-want) > 1e-9 {
+		t.Errorf("%v a second after a removal, want %v", got, want)
 	}
 }

@@ -113,3 +113,15 @@ func scanCheckInfo(rows pgx.Rows) (info CheckInfo, version ScheduleVersion, err 
 	version.EffectiveAtMS = effective.UnixMilli()
 	return info, version, err
 }
+
+// DueRate returns how many ticks a second are due by the newest schedules, over all checks and locations.
+func (s *Store) DueRate(ctx context.Context) (perSecond float64, err error) {
+	err = s.pool.QueryRow(ctx, `
+		SELECT coalesce(sum(1000.0 * cardinality(v.locations) / v.interval_ms), 0)::float8
+		FROM (SELECT DISTINCT ON (check_id) interval_ms, locations FROM check_schedules ORDER BY check_id, revision DESC) v
+		WHERE v.interval_ms > 0`).Scan(&perSecond)
+	if err != nil {
+		return 0, fmt.Errorf("rate of due ticks: %w", err)
+	}
+	return perSecond, nil
+}
