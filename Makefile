@@ -11,7 +11,7 @@ PKG ?= work
 BENCH ?= .
 
 .DEFAULT_GOAL := help
-.PHONY: help up test bench lint fmt gen verify contract fix build clean tools go
+.PHONY: help up test bench microbench lint fmt gen verify contract fix build clean tools go
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-15s %s\n", $$1, $$2 }'
@@ -25,7 +25,10 @@ test: go ## run all tests; PKG=./internal/... fewer of them, ARGS='-run X -v' fl
 	@PICKET_POSTGRES_BIN=$$(scripts/postgres) && export PICKET_POSTGRES_BIN || exit; \
 	go test $$(scripts/race-flag) -timeout 20m $(ARGS) $(PKG)
 
-bench: go ## run all benchmarks; PKG and BENCH (a pattern) choose, ARGS='-count 10' for benchstat
+bench: go ## measure what a probe costs against its limit in the same run (minutes); ARGS='--targets 5000 --interval 5s'
+	@go run ./test/bench $(ARGS)
+
+microbench: go ## run the benchmarks of the rooms; PKG and BENCH (a pattern) choose, ARGS='-count 10' for benchstat
 	@PICKET_POSTGRES_BIN=$$(scripts/postgres) && export PICKET_POSTGRES_BIN || exit; \
 	go test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m $(ARGS) $(PKG)
 
