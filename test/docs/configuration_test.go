@@ -2,6 +2,8 @@ package docs_test
 
 import (
 	"go/ast"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -81,6 +83,57 @@ func decoderKeys(t *testing.T) map[string][]string {
 	}
 	if len(found) < 5 || !strings.Contains(strings.Join(found["server"], " "), "lifecycle") {
 		t.Fatalf("keys of the decoder not found: %v", found)
+	}
+	return found
+}
+
+// The page says where each service listens when it is a process of its own.
+func TestAddressesAreThoseOfTheServices(t *testing.T) {
+	t.Parallel()
+	var want []string
+	for _, dir := range mains(t) {
+		for _, file := range sources(t, dir, false) {
+			ast.Inspect(file, func(n ast.Node) bool {
+				call, ok := n.(*ast.CallExpr)
+				if !ok {
+					return true
+				}
+				if function, ok := call.Fun.(*ast.SelectorExpr); !ok || function.Sel.Name != "DefaultCommon" || len(call.Args) != 1 {
+					return true
+				}
+				if address, ok := literal(call.Args[0]); ok {
+					want = append(want, filepath.Base(dir)+" "+address)
+				}
+				return true
+			})
+		}
+	}
+	var got []string
+	address := regexp.MustCompile("([a-z]+) `([^`]+)`")
+	for _, row := range rows(section(t, read(t, "docs/configuration.md"), "## Settings")) {
+		if row[0] == "`PICKET_ADMIN_LISTEN`" && len(row) == 2 {
+			for _, match := range address.FindAllStringSubmatch(row[1], -1) {
+				got = append(got, match[1]+" "+match[2])
+			}
+		}
+	}
+	same(t, "addresses of services", want, got)
+}
+
+// mains are the directories of the services' programs.
+func mains(t *testing.T) []string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(root, "services", "*", "cmd", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, dir := range found {
+		if found[i], err = filepath.Rel(root, dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(found) < 4 {
+		t.Fatalf("only %d programs of services", len(found))
 	}
 	return found
 }

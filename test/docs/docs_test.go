@@ -247,3 +247,34 @@ func TestDecisionsAreListed(t *testing.T) {
 		t.Errorf("only %d decisions found", len(files))
 	}
 }
+
+// pathLike is what a page may call by its path: a file or folder of ours. What begins with a dot or holds a placeholder is
+// not looked for.
+var pathLike = regexp.MustCompile(`^(cmd|docs|internal|proto|scripts|services|test|tools)/[A-Za-z0-9_./-]*$`)
+
+// What a page calls by its path is there. The pages on how to add something also name what is to be added.
+func TestPathsExist(t *testing.T) {
+	t.Parallel()
+	named := 0
+	for _, page := range pages(t) {
+		if strings.HasPrefix(filepath.Base(page), "add-") {
+			continue
+		}
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, word := range quoted(withoutFences(string(text))) {
+			if !pathLike.MatchString(word) {
+				continue
+			}
+			named++
+			if _, err := os.Stat(filepath.Join(root, word)); err != nil {
+				t.Errorf("%s: %v", page, err)
+			}
+		}
+	}
+	if named < 30 {
+		t.Errorf("only %d paths found", named)
+	}
+}
