@@ -17,6 +17,7 @@ help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-15s %s\n", $$1, $$2 }'
 
 up: go ## run Picket with everything it needs; ARGS=--demo adds a small fleet, ARGS=--help lists the flags
+	@[ -e bin/picket ] || echo 'compiling Picket (minutes the first time, seconds from then on)' >&2
 	@go build -o bin/picket ./cmd/picket
 	@if ! scripts/database-set; then PICKET_POSTGRES_BIN=$$(scripts/postgres) && export PICKET_POSTGRES_BIN || exit; fi; \
 	exec bin/picket up $(ARGS)
