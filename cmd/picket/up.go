@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/picketd/picket/internal/embedded"
@@ -49,7 +50,7 @@ func (c *upCommand) Run(ctx context.Context, std console) error {
 	started := time.Now()
 	stack, err := newStack(ctx, s, c.Demo, log)
 	if err != nil {
-		return c.explain(err)
+		return c.explain(err, s.AdminListen)
 	}
 	welcome(std.out, stack)
 	watchCtx, stopWatch := context.WithCancel(ctx)
@@ -92,7 +93,7 @@ func (c *upCommand) settings() (settings, error) {
 }
 
 // explain says which flag mends what commonly stands in the way.
-func (c *upCommand) explain(err error) error {
+func (c *upCommand) explain(err error, httpListen string) error {
 	var taken *embedded.AddressInUseError
 	var held *embedded.InUseError
 	switch {
@@ -101,6 +102,9 @@ func (c *upCommand) explain(err error) error {
 		return fmt.Errorf("port %s (%s) is in use by another program: choose another with --nats-listen 127.0.0.1:PORT", port, taken.Address)
 	case errors.As(err, &held):
 		return fmt.Errorf("%w: is picket running already? (another data directory: --data-dir)", err)
+	case errors.Is(err, service.ErrListen) && errors.Is(err, syscall.EADDRINUSE):
+		// The listener is the first thing that a second picket up meets.
+		return fmt.Errorf("%s is in use: is picket running already? (another address: --http-listen 127.0.0.1:PORT)", httpListen)
 	case errors.Is(err, service.ErrListen):
 		return fmt.Errorf("%w: choose another with --http-listen 127.0.0.1:PORT", err)
 	default:

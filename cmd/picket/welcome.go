@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sort"
 	"strings"
@@ -26,7 +27,7 @@ func welcome(out *os.File, st *stack) {
 	}
 	database := "yours, as configured"
 	if st.postgres != nil {
-		database = "private PostgreSQL, psql '" + st.postgres.URL(embedded.DefaultDatabase) + "'"
+		database = "private PostgreSQL, " + psql(st.postgres.BinDir()) + " '" + st.postgres.URL(embedded.DefaultDatabase) + "'"
 	}
 	me := command()
 	flag := ""
@@ -53,6 +54,17 @@ func welcome(out *os.File, st *stack) {
 	}
 	fmt.Fprintln(&b)
 	_, _ = fmt.Fprint(out, b.String())
+}
+
+// psql is what people type to look into the private database: by its path when only the server's own directory has it.
+func psql(binDir string) string {
+	if _, err := exec.LookPath("psql"); err == nil {
+		return "psql"
+	}
+	if path, err := exec.LookPath(filepath.Join(binDir, "psql")); err == nil {
+		return path
+	}
+	return "psql"
 }
 
 // command is what people type to run this program again.

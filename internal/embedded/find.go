@@ -25,8 +25,8 @@ var ErrNoPostgres = errors.New("no PostgreSQL found")
 
 // FindPostgres returns a directory that holds initdb and postgres of version 15 or newer: $PICKET_POSTGRES_BIN if that
 // is set (then nothing else is looked at), else the one on PATH, else the newest of the places where Debian, the
-// PostgreSQL project's packages and Homebrew put them. When there is none the error matches [ErrNoPostgres] and says what
-// to install.
+// PostgreSQL project's packages and Homebrew put them, and where scripts/postgres unpacks them for a user who may not
+// install. When there is none the error matches [ErrNoPostgres] and says what to install.
 func FindPostgres(ctx context.Context) (binDir string, err error) {
 	if dir := os.Getenv(PostgresBinVariable); dir != "" {
 		if _, err := postgresMajor(ctx, dir); err != nil {
@@ -40,11 +40,17 @@ func FindPostgres(ctx context.Context) (binDir string, err error) {
 		}
 	}
 	var candidates []string
-	for _, pattern := range []string{
+	patterns := []string{
 		"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/libexec/postgresql*", "/usr/local/pgsql/bin",
 		"/opt/homebrew/opt/postgresql@*/bin", "/usr/local/opt/postgresql@*/bin",
-	} {
-		// The patterns are constant and well formed: no error to see.
+		"/home/linuxbrew/.linuxbrew/opt/postgresql@*/bin",
+	}
+	// Root installs, and the user it runs the server as could not enter a cache in somebody's home.
+	if cache, err := os.UserCacheDir(); err == nil && os.Geteuid() != 0 {
+		patterns = append(patterns, filepath.Join(cache, "picket", "postgres", "*", "bin"))
+	}
+	for _, pattern := range patterns {
+		// A pattern that a strange home makes malformed finds nothing, as it should.
 		found, _ := filepath.Glob(pattern)
 		candidates = append(candidates, found...)
 	}
@@ -65,9 +71,13 @@ func usable(ctx context.Context, dir string) bool {
 
 var digits = regexp.MustCompile(`\d+`)
 
-// pathMajor is the first number in a path such as /usr/lib/postgresql/17/bin.
+// pathMajor is the last number in a path such as /usr/lib/postgresql/17/bin.
 func pathMajor(path string) int {
-	major, _ := strconv.Atoi(digits.FindString(path)) // no number, or one too large: an unlikely candidate, last
+	numbers := digits.FindAllString(path, -1)
+	if len(numbers) == 0 {
+		return 0
+	}
+	major, _ := strconv.Atoi(numbers[len(numbers)-1]) // one too large: an unlikely candidate, last
 	return major
 }
 

@@ -101,6 +101,9 @@ func (p *Postgres) Socket() string { return filepath.Join(p.socketDir, ".s.PGSQL
 // PID is the process id of the server, which leads its process group.
 func (p *Postgres) PID() int { return p.cmd.Process.Pid }
 
+// BinDir is the directory of the server's programs, among them psql where it is installed.
+func (p *Postgres) BinDir() string { return filepath.Dir(p.cmd.Path) }
+
 // Done is closed when the server has ended, by [Postgres.Stop] or by itself.
 func (p *Postgres) Done() <-chan struct{} { return p.done }
 

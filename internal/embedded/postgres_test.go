@@ -508,3 +508,36 @@ func TestFindPostgres(t *testing.T) {
 		t.Errorf("got %v, want too old", err)
 	}
 }
+
+// What scripts/postgres unpacks for a user who may not install is found, the newest of it first.
+func TestFindPostgresInCache(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("root does not look into a cache")
+	}
+	cache := t.TempDir()
+	t.Setenv(embedded.PostgresBinVariable, "")
+	t.Setenv("PATH", cache)
+	t.Setenv("HOME", cache)
+	t.Setenv("XDG_CACHE_HOME", cache)
+	userCache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var newest string
+	for _, major := range []string{"98", "99"} { // newer than any that this machine may have installed
+		newest = filepath.Join(userCache, "picket", "postgres", major, "bin")
+		if err := os.MkdirAll(newest, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for name, script := range map[string]string{
+			"postgres": "#!/bin/sh\necho 'postgres (PostgreSQL) " + major + ".1'\n", "initdb": "#!/bin/sh\n",
+		} {
+			if err := os.WriteFile(filepath.Join(newest, name), []byte(script), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if got, err := embedded.FindPostgres(t.Context()); err != nil || got != newest {
+		t.Errorf("got %q, %v, want %q", got, err, newest)
+	}
+}
