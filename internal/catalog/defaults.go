@@ -26,7 +26,7 @@ const (
 	MaxTimeout = 5 * time.Minute
 )
 
-// Defaults fill what a server leaves open. The zero value is what DESIGN says for servers that are not from the
+// Defaults fill what a server leaves open. The zero value is what holds for servers that are not from the
 // environment.
 type Defaults struct {
 	Org       string

@@ -30,7 +30,7 @@ const (
 	deadlock        = "40P01"
 )
 
-// Class says what to do about an error of the database; the table is DESIGN's, by SQLSTATE
+// Class says what to do about an error of the database; the table is in docs/ARCHITECTURE.md, by SQLSTATE
 // (https://www.postgresql.org/docs/15/errcodes-appendix.html).
 type Class int
 

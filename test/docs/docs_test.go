@@ -278,3 +278,33 @@ func TestPathsExist(t *testing.T) {
 		t.Errorf("only %d paths found", named)
 	}
 }
+
+var (
+	door   = regexp.MustCompile(`(?m)(?:^|[\x60;&] ?)make ([a-z]+)`)
+	target = regexp.MustCompile(`(?m)^([a-z]+):`)
+)
+
+// What a page says to make can be made.
+func TestDoorsExist(t *testing.T) {
+	t.Parallel()
+	var doors []string
+	for _, match := range target.FindAllStringSubmatch(read(t, "Makefile"), -1) {
+		doors = append(doors, match[1])
+	}
+	named := 0
+	for _, page := range pages(t) {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, match := range door.FindAllStringSubmatch(string(text), -1) {
+			named++
+			if !slices.Contains(doors, match[1]) {
+				t.Errorf("%s: there is no make %s", page, match[1])
+			}
+		}
+	}
+	if named < 20 {
+		t.Errorf("only %d doors named", named)
+	}
+}
