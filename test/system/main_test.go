@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -37,7 +38,8 @@ func build() error {
 	if err := os.MkdirAll(programs, 0o755); err != nil {
 		return err
 	}
-	list := []string{"build", "-o", programs + string(filepath.Separator), "github.com/picketd/picket/cmd/picket"}
+	list := append([]string{"build", "-o", programs + string(filepath.Separator)}, raceFlags()...)
+	list = append(list, "github.com/picketd/picket/cmd/picket")
 	for _, service := range services() {
 		list = append(list, fmt.Sprintf("github.com/picketd/picket/services/%s/cmd/%s", service, service))
 	}
@@ -48,12 +50,27 @@ func build() error {
 	return nil
 }
 
+// faultFor is how long scenarios that go on breaking things do so, from
+// PICKET_FAULT_SECONDS; each does everything once at least.
+func faultFor(t *testing.T) time.Duration {
+	t.Helper()
+	text := os.Getenv("PICKET_FAULT_SECONDS")
+	if text == "" {
+		return 0
+	}
+	seconds, err := strconv.Atoi(text)
+	if err != nil || seconds < 0 {
+		t.Fatalf("PICKET_FAULT_SECONDS=%s is no number of seconds", text)
+	}
+	return time.Duration(seconds) * time.Second
+}
+
 // services are the programs of the many-process deployment, in the order in which a person would start them.
 func services() []string { return []string{"catalog", "writer", "alerter", "prober"} }
 
 func testContext(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute+faultFor(t))
 	t.Cleanup(cancel)
 	return ctx
 }
