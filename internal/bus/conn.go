@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -21,6 +22,13 @@ var (
 	ErrUnavailable = errors.New("unavailable")
 	// ErrInterrupted says that ordered reading must start again from the caller's cursor.
 	ErrInterrupted = errors.New("reading was interrupted")
+)
+
+// What is known of the link.
+const (
+	linkUnknown int32 = iota
+	linkUp
+	linkDown
 )
 
 const (
@@ -53,6 +61,7 @@ type Conn struct {
 	log      *slog.Logger
 	name     string
 	encoding wire.Encoding
+	state    atomic.Int32 // one of the link states
 
 	mu        sync.Mutex
 	listeners map[int]func(connected bool)
@@ -101,6 +110,9 @@ func Connect(opts Options) (*Conn, error) {
 		return nil, fmt.Errorf("connect to nats at %s: %w", opts.URL, err)
 	}
 	c.nc = nc
+	if nc.IsConnected() {
+		c.state.CompareAndSwap(linkUnknown, linkUp) // unless an event has said more already
+	}
 	c.js, err = jetstream.New(nc,
 		jetstream.WithPublishAsyncMaxPending(maxInFlight),
 		jetstream.WithPublishAsyncTimeout(ackTimeout),
@@ -112,8 +124,9 @@ func Connect(opts Options) (*Conn, error) {
 	return c, nil
 }
 
-// Connected reports whether the server is there now.
-func (c *Conn) Connected() bool { return c.nc.IsConnected() }
+// Connected reports whether the server is there now. It never blocks: the client's own answer waits for a dial that is
+// under way, seconds when the server is frozen, and loops that must not stall ask this.
+func (c *Conn) Connected() bool { return c.state.Load() == linkUp }
 
 // Ready returns nil when connected, ErrDisconnected with the last cause otherwise.
 func (c *Conn) Ready() error {
@@ -165,6 +178,11 @@ func (c *Conn) OnState(f func(connected bool)) (remove func()) {
 }
 
 func (c *Conn) changed(connected bool) {
+	if connected {
+		c.state.Store(linkUp)
+	} else {
+		c.state.Store(linkDown)
+	}
 	c.mu.Lock()
 	listeners := make([]func(bool), 0, len(c.listeners))
 	for _, f := range c.listeners {
@@ -180,7 +198,10 @@ func (c *Conn) changed(connected bool) {
 func (c *Conn) Encoding() wire.Encoding { return c.encoding }
 
 // Close ends the connection at once. Publishers and consumers end before it.
-func (c *Conn) Close() { c.nc.Close() }
+func (c *Conn) Close() {
+	c.nc.Close()
+	c.state.Store(linkDown)
+}
 
 // Flush returns when the server has everything that was sent without an acknowledgement of its own.
 func (c *Conn) Flush(ctx context.Context) error {

@@ -2,7 +2,9 @@ package bus_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -15,7 +17,23 @@ import (
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
-func TestMain(m *testing.M) { embeddedtest.Main(m) }
+// TestMain also plays the parts that benchmarks have in processes of their own.
+func TestMain(m *testing.M) {
+	var err error
+	switch dir, url := os.Getenv(serverVariable), os.Getenv(feederVariable); {
+	case dir != "":
+		err = serve(dir)
+	case url != "":
+		err = feeder(url)
+	default:
+		embeddedtest.Main(m)
+		return
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
 
 // patience bounds every wait of these tests; nothing waits that long when all is well.
 const patience = 30 * time.Second

@@ -40,22 +40,33 @@ type Message struct {
 func eventType(m proto.Message) string { return string(m.ProtoReflect().Descriptor().FullName()) }
 
 func (c *Conn) encode(m Message) (*nats.Msg, error) {
+	msg := &nats.Msg{}
+	return msg, c.encodeTo(msg, m)
+}
+
+// encodeTo fills in msg. Its errors wrap errUnwritable.
+func (c *Conn) encodeTo(msg *nats.Msg, m Message) error {
 	data, err := c.encoding.Append(nil, m.Payload)
 	if err != nil {
-		return nil, fmt.Errorf("message for %s: %w", m.Subject, err)
+		return fmt.Errorf("%w to %s: %w", errUnwritable, m.Subject, err)
+	}
+	// One array for all values: the client reads headers and never changes them.
+	values := []string{
+		c.encoding.ContentType(), "1.0", eventType(m.Payload), "picket/" + c.name, m.Time.UTC().Format(time.RFC3339Nano), m.ID,
 	}
 	header := nats.Header{
-		headerContentType: {c.encoding.ContentType()},
-		headerCESpec:      {"1.0"},
-		headerCEType:      {eventType(m.Payload)},
-		headerCESource:    {"picket/" + c.name},
-		headerCETime:      {m.Time.UTC().Format(time.RFC3339Nano)},
+		headerContentType: values[0:1:1],
+		headerCESpec:      values[1:2:2],
+		headerCEType:      values[2:3:3],
+		headerCESource:    values[3:4:4],
+		headerCETime:      values[4:5:5],
 	}
 	if m.ID != "" {
-		header[headerMsgID] = []string{m.ID}
-		header[headerCEID] = []string{m.ID}
+		header[headerMsgID] = values[5:6:6]
+		header[headerCEID] = values[5:6:6]
 	}
-	return &nats.Msg{Subject: m.Subject, Data: data, Header: header}, nil
+	msg.Subject, msg.Data, msg.Header = m.Subject, data, header
+	return nil
 }
 
 // Msg is something received from a stream.

@@ -1,10 +1,12 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,6 +16,13 @@ import (
 )
 
 const (
+	// sendSpacing lies between two sends while messages come one by one; the first
+	// after a pause goes at once. What costs is not the message but each time that
+	// the process wakes, to send and for the acknowledgement: so let some gather.
+	sendSpacing = 10 * time.Millisecond
+	// sendBatch is how many messages are encoded before they are written in one go;
+	// as many do not wait for the spacing.
+	sendBatch = 256
 	// maxInFlight bounds the messages that wait for the stream's acknowledgement.
 	maxInFlight = 4096
 	// defaultQueueBytes holds about five minutes of a thousand results a second.
@@ -29,7 +38,8 @@ type PublisherOptions struct {
 	// MaxBytes bounds the memory of messages not yet acknowledged; 0 is 128 MiB.
 	MaxBytes int
 	// OnDrop is told every message that is given up: the oldest when the queue is
-	// full, or one that the server can never take. It must not block and must not call the Publisher.
+	// full, or one that the server can never take. Several goroutines call it; it
+	// must not block and must not call the Publisher.
 	OnDrop func(m Message, reason error)
 	Log    *slog.Logger
 }
@@ -48,27 +58,50 @@ type PublisherStats struct {
 // Publisher is a FIFO in front of a stream: Enqueue never blocks, one goroutine
 // sends, and messages arrive in the order in which they were put in, through
 // lost connections too. After a failure it stops sending, waits for everything
-// outstanding, puts what failed back at the head and resumes: sending on
-// meanwhile would let younger results overtake older ones.
+// outstanding, puts what failed back at the head and resumes with one message
+// alone: sending on meanwhile, or much at once to a server that is about to
+// recover, would let younger results overtake older ones. What is in flight when
+// a stream begins to refuse may still do so.
+//
+// The goroutine of Run is woken for what is to be sent and for failures; the
+// client's own goroutine counts the acknowledgements as they come.
 type Publisher struct {
 	conn *Conn
 	opts PublisherOptions
-	wake chan struct{}
+	due  *time.Timer   // messages are to be sent
+	wake chan struct{} // there is something else to look at
 
-	mu      sync.Mutex
-	queue   fifo
-	flight  fifo
-	bytes   int
-	acked   int64
-	dropped int64
-	idle    chan struct{} // closed when nothing is queued or in flight; nil when nobody asked
+	mu         sync.Mutex
+	js         jetstream.JetStream // made by Run
+	queue      fifo                // not yet sent
+	flight     fifo                // sent; all older than the queue
+	next       time.Time           // when messages that come one by one are to be sent
+	unanswered int                 // of those in flight
+	full       bool                // messages stay in the queue because too many are in flight
+	failure    error               // why nothing is sent until everything in flight is answered
+	proven     bool                // something was acknowledged since the last failure
+	bytes      int
+	serial     uint64 // of the youngest message
+	acked      int64
+	dropped    int64
+	drains     []waiter
 }
 
 // queued is one message on its way.
 type queued struct {
 	message Message
 	size    int
-	future  jetstream.PubAckFuture
+	serial  uint64
+	// sent is what the client was given; nil in the queue.
+	sent     *nats.Msg
+	answered bool
+	err      error // the answer, nil when acknowledged
+}
+
+// waiter is a call of Drain that waits for everything up to a serial number.
+type waiter struct {
+	upTo uint64
+	done chan struct{}
 }
 
 // NewPublisher makes a Publisher; Run must be running for anything to be sent.
@@ -82,29 +115,48 @@ func NewPublisher(conn *Conn, opts PublisherOptions) *Publisher {
 	if opts.Log == nil {
 		opts.Log = conn.log
 	}
-	return &Publisher{conn: conn, opts: opts, wake: make(chan struct{}, 1)}
+	due := time.NewTimer(0)
+	due.Stop()
+	return &Publisher{conn: conn, opts: opts, due: due, wake: make(chan struct{}, 1)}
 }
 
 // Enqueue puts m at the end of the queue and returns at once. When the queue is
-// full the oldest messages that are not yet sent make room.
+// full the oldest messages that are not yet sent make room; a message that is
+// larger than the whole queue is given up itself.
 func (p *Publisher) Enqueue(m Message) {
 	item := queued{message: m, size: proto.Size(m.Payload) + len(m.Subject) + len(m.ID) + messageOverhead}
-	var dropped []Message
+	var lost []Message
 	p.mu.Lock()
-	p.queue.pushBack(item)
-	p.bytes += item.size
+	p.serial++
+	item.serial = p.serial
+	if item.size > p.opts.MaxBytes {
+		p.dropped++
+		lost = append(lost, m)
+	} else {
+		p.queue.pushBack(item)
+		p.bytes += item.size
+		switch p.queue.len() {
+		case 1:
+			if wait := time.Until(p.next); wait > 0 {
+				p.due.Reset(wait)
+			} else {
+				p.poke()
+			}
+		case sendBatch:
+			p.poke()
+		}
+	}
 	for p.bytes > p.opts.MaxBytes && p.queue.len() > 0 {
 		oldest := p.queue.popFront()
 		p.bytes -= oldest.size
 		p.dropped++
-		dropped = append(dropped, oldest.message)
+		lost = append(lost, oldest.message)
+	}
+	if len(lost) > 0 {
+		p.signalDrains()
 	}
 	p.mu.Unlock()
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
-	for _, message := range dropped {
+	for _, message := range lost {
 		p.opts.OnDrop(message, ErrQueueFull)
 	}
 }
@@ -116,81 +168,110 @@ func (p *Publisher) Stats() PublisherStats {
 	return PublisherStats{Queued: p.queue.len() + p.flight.len(), Acknowledged: p.acked, Dropped: p.dropped}
 }
 
-// Drain returns when everything put in so far is acknowledged or dropped, or with ctx's error.
+// Drain returns when everything put in before is acknowledged or dropped, or with
+// ctx's error. It sends at once what still gathers.
 func (p *Publisher) Drain(ctx context.Context) error {
+	waiting := waiter{done: make(chan struct{})}
 	p.mu.Lock()
-	if p.queue.len()+p.flight.len() == 0 {
-		p.mu.Unlock()
-		return nil
-	}
-	if p.idle == nil {
-		p.idle = make(chan struct{})
-	}
-	idle := p.idle
+	waiting.upTo = p.serial
+	p.drains = append(p.drains, waiting)
+	p.signalDrains()
 	p.mu.Unlock()
+	p.poke()
 	select {
-	case <-idle:
+	case <-waiting.done:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("drain publisher with %d messages left: %w", p.Stats().Queued, ctx.Err())
+	}
+	p.mu.Lock()
+	p.drains = slices.DeleteFunc(p.drains, func(w waiter) bool { return w.done == waiting.done })
+	p.mu.Unlock()
+	return fmt.Errorf("drain publisher with %d messages left: %w", p.Stats().Queued, ctx.Err())
+}
+
+// signalDrains tells those whose messages are all settled; the caller holds the lock.
+func (p *Publisher) signalDrains() {
+	if len(p.drains) == 0 {
+		return
+	}
+	oldest := p.serial + 1
+	switch {
+	case p.flight.len() > 0:
+		oldest = p.flight.front().serial
+	case p.queue.len() > 0:
+		oldest = p.queue.front().serial
+	}
+	p.drains = slices.DeleteFunc(p.drains, func(w waiter) bool {
+		if w.upTo >= oldest {
+			return false
+		}
+		close(w.done)
+		return true
+	})
+}
+
+// poke has the goroutine of Run look around.
+func (p *Publisher) poke() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
 	}
 }
 
-// Run sends until ctx ends and returns nil then; what is still queued stays in memory.
+// Run sends until ctx ends and returns nil then; what is still queued stays in
+// memory, and what is in flight is counted when its acknowledgement comes. It
+// may run again, never twice at once.
 func (p *Publisher) Run(ctx context.Context) error {
+	if err := p.open(); err != nil {
+		return err
+	}
 	wait := retryWaitMin
-	for ctx.Err() == nil {
+	for {
+		before := p.Stats().Acknowledged
 		err := p.pump(ctx)
-		if err == nil || ctx.Err() != nil {
-			continue
+		if ctx.Err() != nil || !p.settle(ctx, err) {
+			return nil
 		}
-		p.settleAll(ctx)
-		p.opts.Log.Warn("publishing stopped, trying again", "err", err, "queued", p.Stats().Queued, "wait", wait)
-		p.pause(ctx, wait)
-		wait = min(2*wait, retryWaitMax)
-		if p.conn.Connected() {
+		if p.Stats().Acknowledged > before {
 			wait = retryWaitMin
 		}
+		p.opts.Log.Warn("publishing stopped, trying again", "err", err, "queued", p.Stats().Queued, "wait", wait)
+		// The connection after the pause, because it is lost a moment after its messages are.
+		if !sleep(ctx, wait) || p.conn.WaitConnected(ctx) != nil {
+			return nil
+		}
+		wait = min(2*wait, retryWaitMax)
 	}
+}
+
+// open makes the publisher's own view of JetStream: acknowledgements are told to
+// its handlers, and nobody else's messages count against its room in flight.
+func (p *Publisher) open() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.js != nil {
+		return nil
+	}
+	js, err := jetstream.New(p.conn.nc,
+		jetstream.WithPublishAsyncMaxPending(maxInFlight+1),
+		jetstream.WithPublishAsyncTimeout(ackTimeout),
+		jetstream.WithPublishAsyncAckHandler(func(_ jetstream.JetStream, msg *nats.Msg, _ *jetstream.PubAck) { p.answer(msg, nil) }),
+		jetstream.WithPublishAsyncErrHandler(func(_ jetstream.JetStream, msg *nats.Msg, err error) { p.answer(msg, err) }))
+	if err != nil {
+		return fmt.Errorf("open jetstream for publishing: %w", err)
+	}
+	p.js = js
 	return nil
 }
 
-// pause waits for the given time, and for the connection after that.
-func (p *Publisher) pause(ctx context.Context, wait time.Duration) {
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-		return
-	}
-	// Its only error is the end of ctx, which the caller looks at.
-	_ = p.conn.WaitConnected(ctx)
-}
-
-// pump sends and reaps until something fails or ctx ends.
+// pump sends what comes until something fails or ctx ends.
 func (p *Publisher) pump(ctx context.Context) error {
 	for {
 		if err := p.send(); err != nil {
 			return err
 		}
-		var acked <-chan *jetstream.PubAck
-		var failed <-chan error
-		p.mu.Lock()
-		if p.flight.len() > 0 {
-			// The stream answers in order: when the oldest is answered, most others are.
-			oldest := p.flight.front()
-			acked, failed = oldest.future.Ok(), oldest.future.Err()
-		}
-		p.mu.Unlock()
 		select {
-		case <-acked:
-			p.settled()
-			if err := p.reap(); err != nil {
-				return err
-			}
-		case err := <-failed:
-			return p.failedHead(err)
+		case <-p.due.C:
 		case <-p.wake:
 		case <-ctx.Done():
 			return ctx.Err()
@@ -200,156 +281,167 @@ func (p *Publisher) pump(ctx context.Context) error {
 
 // send moves messages from the queue to the stream while there is room in flight.
 func (p *Publisher) send() error {
+	var batch [sendBatch]outgoing
+	// Asking again would put a message behind younger ones.
+	options := []jetstream.PublishOpt{jetstream.WithRetryAttempts(0)}
 	for {
-		p.mu.Lock()
-		if p.queue.len() == 0 || p.flight.len() >= maxInFlight {
-			p.mu.Unlock()
-			return nil
-		}
-		item := p.queue.popFront()
-		p.flight.pushBack(item)
-		p.mu.Unlock()
-
 		if !p.conn.Connected() {
-			p.unsend()
 			return ErrDisconnected
 		}
-		msg, err := p.conn.encode(item.message)
-		if err != nil {
-			p.giveUpLast(err)
-			continue
-		}
-		future, err := p.conn.js.PublishMsgAsync(msg, jetstream.WithRetryAttempts(0))
-		switch {
-		case errors.Is(err, nats.ErrMaxPayload), errors.Is(err, nats.ErrBadSubject):
-			p.giveUpLast(err)
-		case err != nil:
-			p.unsend()
+		n, err := p.take(batch[:])
+		if n == 0 {
 			return err
-		default:
-			p.mu.Lock()
-			p.flight.back().future = future
-			p.mu.Unlock()
+		}
+		for i := range batch[:n] {
+			batch[i].err = p.conn.encodeTo(batch[i].msg, batch[i].message)
+		}
+		var failed error
+		for _, out := range batch[:n] {
+			err := cmp.Or(out.err, failed)
+			if err == nil {
+				_, err = p.js.PublishMsgAsync(out.msg, options...)
+			}
+			if err == nil {
+				continue
+			}
+			p.answer(out.msg, err)
+			if !refusedForever(err) {
+				failed = err
+			}
 		}
 	}
 }
 
-// unsend puts the youngest in flight, which was not sent, back at the head of the queue.
-func (p *Publisher) unsend() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.queue.pushFront(p.flight.popBack())
+// outgoing is a message between queue and wire.
+type outgoing struct {
+	message Message
+	msg     *nats.Msg
+	err     error
 }
 
-// giveUpLast drops the youngest in flight, which the server can never take.
-func (p *Publisher) giveUpLast(reason error) {
+// take puts the oldest of the queue into flight, and tells the failure after
+// which nothing is sent.
+func (p *Publisher) take(batch []outgoing) (n int, err error) {
 	p.mu.Lock()
-	item := p.flight.popBack()
-	p.bytes -= item.size
-	p.dropped++
-	p.signalIdle()
+	defer p.mu.Unlock()
+	if p.failure != nil {
+		return 0, p.failure
+	}
+	room := maxInFlight
+	if !p.proven {
+		room = 1
+	}
+	n = min(len(batch), p.queue.len(), room-p.flight.len())
+	for i := range n {
+		item := p.queue.popFront()
+		item.sent = &nats.Msg{}
+		p.flight.pushBack(item)
+		batch[i] = outgoing{message: item.message, msg: item.sent}
+	}
+	if n > 0 {
+		p.next = time.Now().Add(sendSpacing)
+	}
+	p.unanswered += n
+	p.full = p.queue.len() > 0 && p.flight.len() == room
+	return n, nil
+}
+
+// answer notes what became of a message in flight, and lets go of those at the
+// head that are settled. The stream answers in order, or nearly so.
+func (p *Publisher) answer(msg *nats.Msg, err error) {
+	p.mu.Lock()
+	item := p.flight.find(msg)
+	if item == nil || item.answered {
+		p.mu.Unlock()
+		return
+	}
+	item.answered, item.err = true, err
+	p.unanswered--
+	p.proven = p.proven || err == nil
+	if err != nil && !refusedForever(err) && p.failure == nil {
+		p.failure = err
+	}
+	var refused []queued
+	for p.flight.len() > 0 {
+		if head := p.flight.front(); !head.answered || head.err != nil && !refusedForever(head.err) {
+			break
+		}
+		if head := p.flight.popFront(); p.leave(head) {
+			refused = append(refused, head)
+		}
+	}
+	p.signalDrains()
+	room := p.full && p.flight.len() <= maxInFlight/2
+	if room {
+		p.full = false
+	}
+	if room || p.failure != nil {
+		p.poke()
+	}
 	p.mu.Unlock()
-	p.opts.Log.Error("message can never be published", "subject", item.message.Subject, "err", reason)
-	p.opts.OnDrop(item.message, reason)
+	p.giveUp(refused)
 }
 
-// settled removes the oldest in flight, which the stream has acknowledged.
-func (p *Publisher) settled() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	item := p.flight.popFront()
+// leave counts a message that is settled, and reports whether the stream refused
+// it; the caller holds the lock.
+func (p *Publisher) leave(item queued) (refused bool) {
 	p.bytes -= item.size
+	if item.err != nil {
+		p.dropped++
+		return true
+	}
 	p.acked++
-	p.signalIdle()
+	return false
 }
 
-// reap removes what is acknowledged already, without waiting.
-func (p *Publisher) reap() error {
-	for {
-		p.mu.Lock()
-		if p.flight.len() == 0 {
-			p.mu.Unlock()
-			return nil
-		}
-		future := p.flight.front().future
-		p.mu.Unlock()
-		select {
-		case <-future.Ok():
-			p.settled()
-		case err := <-future.Err():
-			return p.failedHead(err)
-		default:
-			return nil
-		}
+// giveUp tells of messages that the stream can never take.
+func (p *Publisher) giveUp(refused []queued) {
+	for _, item := range refused {
+		p.opts.Log.Error("message can never be published", "subject", item.message.Subject, "err", item.err)
+		p.opts.OnDrop(item.message, item.err)
 	}
 }
 
-// failedHead takes the failure of the oldest in flight: a message that the
-// stream refuses for what it is goes, any other stays to be sent again.
-func (p *Publisher) failedHead(err error) error {
-	if !refusedForever(err) {
-		p.mu.Lock()
-		p.flight.front().future = nil
-		p.mu.Unlock()
-		return err
-	}
-	p.mu.Lock()
-	item := p.flight.popFront()
-	p.bytes -= item.size
-	p.dropped++
-	p.signalIdle()
-	p.mu.Unlock()
-	p.opts.Log.Error("stream refuses a message", "subject", item.message.Subject, "err", err)
-	p.opts.OnDrop(item.message, err)
-	return nil
-}
+// errUnwritable is wrapped by errors about a message that has no bytes.
+var errUnwritable = errors.New("message cannot be written")
 
 // refusedForever reports answers about the message itself: 10054 is "message size exceeds maximum allowed".
 func refusedForever(err error) bool {
 	var api *jetstream.APIError
-	return errors.As(err, &api) && api.ErrorCode == 10054
+	return errors.Is(err, errUnwritable) || errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrBadSubject) ||
+		errors.As(err, &api) && api.ErrorCode == 10054
 }
 
-// settleAll waits for the answer to everything in flight, and puts what was not
+// settle waits for the answer to everything in flight, and puts what was not
 // acknowledged back at the head of the queue in its order. Every answer comes,
-// or its time-out does.
-func (p *Publisher) settleAll(ctx context.Context) {
+// or its time-out does. It reports false when ctx ended first.
+func (p *Publisher) settle(ctx context.Context, failure error) bool {
 	p.mu.Lock()
-	var failed []queued
-	for p.flight.len() > 0 {
-		item := p.flight.popFront()
-		if item.future == nil {
-			failed = append(failed, item)
-			continue
-		}
+	p.failure = cmp.Or(p.failure, failure)
+	for p.unanswered > 0 {
 		p.mu.Unlock()
-		acknowledged := false
 		select {
-		case <-item.future.Ok():
-			acknowledged = true
-		case <-item.future.Err():
+		case <-p.wake:
 		case <-ctx.Done():
+			return false
 		}
 		p.mu.Lock()
-		if acknowledged {
-			p.bytes -= item.size
-			p.acked++
+	}
+	var refused []queued
+	for p.flight.len() > 0 {
+		item := p.flight.popBack()
+		if item.err == nil || refusedForever(item.err) {
+			if p.leave(item) {
+				refused = append(refused, item)
+			}
 			continue
 		}
-		item.future = nil
-		failed = append(failed, item)
+		item.sent, item.answered, item.err = nil, false, nil
+		p.queue.pushFront(item)
 	}
-	for i := len(failed) - 1; i >= 0; i-- {
-		p.queue.pushFront(failed[i])
-	}
-	p.signalIdle()
+	p.failure, p.full, p.proven = nil, false, false
+	p.signalDrains()
 	p.mu.Unlock()
-}
-
-// signalIdle tells Drain; the caller holds the lock.
-func (p *Publisher) signalIdle() {
-	if p.idle != nil && p.queue.len()+p.flight.len() == 0 {
-		close(p.idle)
-		p.idle = nil
-	}
+	p.giveUp(refused)
+	return true
 }

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/picketd/picket/internal/bus"
 	"github.com/picketd/picket/internal/embedded/embeddedtest"
@@ -192,31 +195,164 @@ func TestPublishAllWithoutServer(t *testing.T) {
 	}
 }
 
-func BenchmarkPublisher(b *testing.B) {
-	url := embeddedtest.NATS(b)
-	conn, err := bus.Connect(bus.Options{URL: url, Name: "bench", Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer conn.Close()
-	if err := conn.WaitConnected(b.Context()); err != nil {
-		b.Fatal(err)
-	}
-	if err := conn.EnsureStreams(b.Context(), bus.StreamLimits{MaxBytes: 256 << 20}); err != nil {
-		b.Fatal(err)
-	}
-	publisher := bus.NewPublisher(conn, bus.PublisherOptions{})
-	ctx, cancel := context.WithCancel(b.Context())
-	done := make(chan error, 1)
-	go func() { done <- publisher.Run(ctx) }()
-	i := 0
-	for b.Loop() {
+// TestDrainEndsWhenTheLastIsDropped: a queue that dropping has emptied is drained.
+func TestDrainEndsWhenTheLastIsDropped(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, "nats://127.0.0.1:1") // nobody there
+	publisher := bus.NewPublisher(conn, bus.PublisherOptions{MaxBytes: 4 << 10})
+	for i := range 10 {
 		publisher.Enqueue(probeMessage(fmt.Sprint(i), int64(i)))
-		i++
 	}
-	if err := publisher.Drain(b.Context()); err != nil {
-		b.Fatal(err)
+	drained := make(chan error, 1)
+	waiting := make(chan struct{})
+	ctx := &watchedContext{Context: testContext(t), asked: sync.OnceFunc(func() { close(waiting) })}
+	go func() { drained <- publisher.Drain(ctx) }()
+	await(t, "waiting for the queue", waiting)
+	for i := range 10 { // they push out everything that was there
+		m := probeMessage("large", int64(i))
+		m.Payload = bigResult(3 << 10)
+		publisher.Enqueue(m)
 	}
-	cancel()
-	<-done
+	select {
+	case err := <-drained:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(patience / 2):
+		t.Fatal("drain waits for messages that were dropped")
+	}
+}
+
+// watchedContext tells when somebody waits for its end.
+type watchedContext struct {
+	context.Context
+	asked func()
+}
+
+func (c *watchedContext) Done() <-chan struct{} {
+	c.asked()
+	return c.Context.Done()
+}
+
+// TestLargerThanTheQueue: a message that can never fit goes alone.
+func TestLargerThanTheQueue(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, "nats://127.0.0.1:1")
+	var dropped []string
+	publisher := bus.NewPublisher(conn, bus.PublisherOptions{
+		MaxBytes: 4 << 10,
+		OnDrop:   func(m bus.Message, _ error) { dropped = append(dropped, m.ID) },
+	})
+	publisher.Enqueue(probeMessage("small", 1))
+	huge := probeMessage("huge", 2)
+	huge.Payload = bigResult(5 << 10)
+	publisher.Enqueue(huge)
+	if want := []string{"huge"}; !slices.Equal(dropped, want) {
+		t.Errorf("dropped %q, want %q", dropped, want)
+	}
+	if stats := publisher.Stats(); stats.Queued != 1 || stats.Dropped != 1 {
+		t.Errorf("stats %+v", stats)
+	}
+}
+
+// TestDrainWaitsForWhatWasThere: messages that keep coming do not keep Drain.
+func TestDrainWaitsForWhatWasThere(t *testing.T) {
+	t.Parallel()
+	conn := connected(t)
+	publisher := bus.NewPublisher(conn, bus.PublisherOptions{})
+	runPublisher(t, publisher)
+	publisher.Enqueue(probeMessage("first", 0))
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for i := 1; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+				// Always some thousands in the queue: it is never seen empty.
+				if publisher.Stats().Queued < 8_000 {
+					publisher.Enqueue(probeMessage(fmt.Sprint(i), int64(i)))
+				}
+			}
+		}
+	}()
+	defer func() { close(stop); <-ended }()
+	for range 3 {
+		if err := publisher.Drain(testContext(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestAcknowledgedAfterRun: what was in flight when Run ended is counted when its
+// acknowledgement comes, and what was not sent goes when Run runs again.
+func TestAcknowledgedAfterRun(t *testing.T) {
+	t.Parallel()
+	conn := connected(t)
+	publisher := bus.NewPublisher(conn, bus.PublisherOptions{})
+	next := 0
+	for range 20 {
+		stop := run(t, publisher.Run)
+		for range 300 {
+			publisher.Enqueue(probeMessage(fmt.Sprint(next), int64(next)))
+			next++
+		}
+		stop()
+	}
+	run(t, publisher.Run)
+	if err := publisher.Drain(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	for i, msg := range followAll(t, conn, bus.StreamEvents, next) {
+		if got := scheduledMillis(t, msg); got != int64(i) {
+			t.Fatalf("message %d is number %d", i, got)
+		}
+	}
+	if stats := publisher.Stats(); stats.Acknowledged != int64(next) {
+		t.Errorf("stats %+v after %d messages", stats, next)
+	}
+}
+
+// TestOrderWhileTheStreamIsAway: the server is there and has no stream. Every
+// message is refused at once and waits, the oldest make room, and all that is
+// left goes in its order when the stream comes.
+func TestOrderWhileTheStreamIsAway(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, embeddedtest.NATS(t))
+	if err := conn.WaitConnected(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	var dropped atomic.Int64
+	publisher := bus.NewPublisher(conn, bus.PublisherOptions{
+		MaxBytes: 256 << 10, Log: slog.New(slog.DiscardHandler),
+		OnDrop: func(bus.Message, error) { dropped.Add(1) },
+	})
+	runPublisher(t, publisher)
+	const n = 5_000
+	for i := range n {
+		publisher.Enqueue(probeMessage(fmt.Sprint(i), int64(i)))
+	}
+	ensureStreams(t, conn)
+	if err := publisher.Drain(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	left := n - int(dropped.Load())
+	if dropped.Load() == 0 || left == 0 {
+		t.Fatalf("%d of %d dropped: the test shows nothing", dropped.Load(), n)
+	}
+	previous := int64(-1)
+	for _, msg := range followAll(t, conn, bus.StreamEvents, left) {
+		got := scheduledMillis(t, msg)
+		if got <= previous {
+			t.Fatalf("message %d behind %d", got, previous)
+		}
+		previous = got
+	}
+	if previous != n-1 {
+		t.Errorf("the last is %d, not %d", previous, n-1)
+	}
+	if stats := publisher.Stats(); stats.Acknowledged != int64(left) || stats.Queued != 0 {
+		t.Errorf("stats %+v, %d left", stats, left)
+	}
 }

@@ -107,6 +107,21 @@ func (c *Conn) EnsureStreams(ctx context.Context, limits StreamLimits) error {
 	return nil
 }
 
+// RestoreStreams creates the streams that somebody deleted since EnsureStreams, and touches no other.
+func (c *Conn) RestoreStreams(ctx context.Context, limits StreamLimits) error {
+	for _, want := range streams(limits) {
+		_, err := c.js.Stream(ctx, want.Name)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			c.log.Error("stream is gone, making it anew", "stream", want.Name)
+			err = c.createStream(ctx, want)
+		}
+		if err != nil {
+			return fmt.Errorf("restore stream %s: %w", want.Name, err)
+		}
+	}
+	return nil
+}
+
 func (c *Conn) ensureStream(ctx context.Context, want jetstream.StreamConfig) error {
 	existing, err := c.js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
