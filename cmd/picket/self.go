@@ -50,16 +50,18 @@ func (st *stack) services() []*part {
 // connected makes and runs a service with a connection to NATS of its own.
 func (st *stack) connected(wire func(*service.Kit, *bus.Conn) (runner, error)) func(context.Context, *service.Kit) error {
 	return func(ctx context.Context, kit *service.Kit) error {
-		conn, err := st.connect(ctx, kit)
+		conn, err := st.connect(kit)
 		if err != nil {
 			return err
 		}
 		defer conn.Close()
-		svc, err := wire(kit, conn)
-		if err != nil {
-			return err
-		}
-		return svc.Run(ctx)
+		return service.WithStreams(ctx, kit, conn, st.limits(), func(ctx context.Context) error {
+			svc, err := wire(kit, conn)
+			if err != nil {
+				return err
+			}
+			return svc.Run(ctx)
+		})
 	}
 }
 

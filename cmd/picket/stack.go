@@ -272,7 +272,7 @@ func (st *stack) gather() prometheus.Gatherer {
 }
 
 // connect opens a connection to NATS for a part; its end is the part's end.
-func (st *stack) connect(ctx context.Context, kit *service.Kit) (*bus.Conn, error) {
+func (st *stack) connect(kit *service.Kit) (*bus.Conn, error) {
 	options := bus.Options{
 		URL: st.natsURL(), Name: kit.Name + "/" + kit.Instance, CredentialsFile: st.settings.NATSCredentials,
 		Encoding: st.settings.Encoding, Log: kit.Log,
@@ -280,15 +280,7 @@ func (st *stack) connect(ctx context.Context, kit *service.Kit) (*bus.Conn, erro
 	if st.nats != nil {
 		options.InProcess = st.nats.Server()
 	}
-	conn, err := bus.Connect(options)
-	if err != nil {
-		return nil, err
-	}
-	if err := service.EnsureStreams(ctx, kit, conn, st.limits()); err != nil {
-		conn.Close()
-		return nil, err
-	}
-	return conn, nil
+	return bus.Connect(options)
 }
 
 // limits is the room of the streams: inside this process a quarter of what the

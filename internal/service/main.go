@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
@@ -164,11 +165,10 @@ func run[C any](ctx context.Context, program Program[C], kit *Kit, config C, com
 
 	served := make(chan error, 1)
 	go func() {
-		err := EnsureStreams(ctx, kit, conn, bus.StreamLimits{MaxBytes: common.StreamMaxBytes, Replicas: common.StreamReplicas})
-		if err == nil {
-			err = program.Run(ctx, kit, conn, config)
-		}
-		served <- err
+		limits := bus.StreamLimits{MaxBytes: common.StreamMaxBytes, Replicas: common.StreamReplicas}
+		served <- WithStreams(ctx, kit, conn, limits, func(ctx context.Context) error {
+			return program.Run(ctx, kit, conn, config)
+		})
 	}()
 	err = awaitStop(ctx, served, common.ShutdownTimeout)
 	stopAdmin()
@@ -192,13 +192,31 @@ func awaitStop(ctx context.Context, served <-chan error, timeout time.Duration) 
 	}
 }
 
-// EnsureStreams creates the streams, trying until the server is there; it
-// returns nil when ctx ends first.
-func EnsureStreams(ctx context.Context, kit *Kit, conn *bus.Conn, limits bus.StreamLimits) error {
+// restoreEvery is how long a stream that somebody deleted is missing at most.
+const restoreEvery = 5 * time.Second
+
+// WithStreams creates the streams, trying until the server is there, and runs work then; it creates those that are deleted
+// meanwhile anew. It returns work's error, and nil when ctx ends before.
+func WithStreams(
+	ctx context.Context, kit *Kit, conn *bus.Conn, limits bus.StreamLimits, work func(ctx context.Context) error,
+) error {
+	if !ensureStreams(ctx, kit, conn, limits) {
+		return nil
+	}
+	keeping, stop := context.WithCancel(ctx)
+	var kept sync.WaitGroup
+	kept.Go(func() { restoreStreams(keeping, kit, conn, limits) })
+	defer kept.Wait()
+	defer stop()
+	return work(ctx)
+}
+
+// ensureStreams reports false when ctx ended first.
+func ensureStreams(ctx context.Context, kit *Kit, conn *bus.Conn, limits bus.StreamLimits) bool {
 	for wait := 250 * time.Millisecond; ctx.Err() == nil; wait = min(2*wait, 5*time.Second) {
 		err := conn.EnsureStreams(ctx, limits)
 		if err == nil {
-			return nil
+			return true
 		}
 		if ctx.Err() == nil {
 			kit.Log.Warn("streams not ready, trying again", "err", err, "wait", wait)
@@ -210,5 +228,23 @@ func EnsureStreams(ctx context.Context, kit *Kit, conn *bus.Conn, limits bus.Str
 			timer.Stop()
 		}
 	}
-	return nil
+	return false
+}
+
+func restoreStreams(ctx context.Context, kit *Kit, conn *bus.Conn, limits bus.StreamLimits) {
+	ticker := time.NewTicker(restoreEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		if !conn.Connected() {
+			continue
+		}
+		if err := conn.RestoreStreams(ctx, limits); err != nil && ctx.Err() == nil {
+			kit.Log.Warn("streams not looked at, trying again", "err", err)
+		}
+	}
 }

@@ -14,12 +14,11 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/goleak"
-
+	"github.com/picketd/picket/internal/embedded/embeddedtest"
 	"github.com/picketd/picket/internal/service"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { embeddedtest.Main(m) }
 
 func newKit() *service.Kit {
 	return &service.Kit{Name: "writer", Instance: "host-1", Log: slog.New(slog.DiscardHandler), Health: service.NewHealth(), Metrics: service.NewRegistry()}
