@@ -130,8 +130,10 @@ func (s *Service) Run(ctx context.Context) error {
 		})
 	})
 	group.Go(func() error { s.tick(ctx); return nil })
+	s.kit.Health.Set("schema", store.ErrNoSchema)
 	group.Go(func() error {
 		if s.store.WaitForSchema(ctx) == nil {
+			s.kit.Health.Set("schema", nil)
 			s.contend(ctx)
 		}
 		return nil
@@ -176,6 +178,7 @@ func (s *Service) contend(ctx context.Context) {
 		lease, err := s.store.AcquireAlerter(ctx, bus.StreamEvents, s.owner, s.config.Lease)
 		switch {
 		case errors.Is(err, store.ErrLeaseLost):
+			s.kit.Health.Set("folding", nil) // another folds; its health is its own
 			sleep(ctx, s.config.Lease/5)
 			continue
 		case err == nil:
@@ -194,6 +197,7 @@ func (s *Service) contend(ctx context.Context) {
 		case errors.Is(err, bus.ErrInterrupted):
 			s.log.Info("folding interrupted, resuming from the database", "err", err)
 		default:
+			s.kit.Health.Set("folding", err) // until the next commit
 			s.log.Warn("folding stopped, trying again", "err", err, "wait", wait)
 		}
 		sleep(ctx, wait)

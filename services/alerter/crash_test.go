@@ -67,7 +67,7 @@ func TestCrashes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		payload, _ := decode(&bus.Msg{Subject: msg.Subject, ContentType: msg.Header.Get("Content-Type"), Data: msg.Data})
+		payload, _ := decode(&bus.Msg{Subject: msg.Subject, ContentType: msg.Header.Get("Content-Type"), Data: msg.Data, Time: msg.Time})
 		for _, tr := range state.Step(fold.Event{Epoch: info.Created.UnixNano(), Sequence: seq, Time: msg.Time, Payload: payload}).Transitions {
 			want = append(want, fmt.Sprint(tr.Sequence, " ", tr.EventID, " ", tr.Alert.ID, " ", tr.Name))
 		}

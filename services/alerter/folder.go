@@ -103,11 +103,11 @@ func (f *folder) handle(ctx context.Context, batch []*bus.Msg) error {
 
 // step folds one message. What it decides counts only past the cursor; a gap counts always, it is kept once.
 func (f *folder) step(msg *bus.Msg) {
-	payload, ok := decode(msg)
+	payload, skip := decode(msg)
 	out := f.state.Step(fold.Event{Epoch: f.epoch, Sequence: msg.Sequence, Time: msg.Time, Payload: payload})
 	f.eventAt = msg.Time
-	if !ok {
-		out.Skip = skipUnreadable
+	if skip != "" {
+		out.Skip = skip
 	}
 	for _, gap := range out.Gaps {
 		f.s.log.Warn("part of the event stream was not seen", "reason", gap.Reason, "from_seq", gap.FromSeq, "to_seq", gap.ToSeq,
@@ -131,24 +131,38 @@ func (f *folder) step(msg *bus.Msg) {
 // skipUnreadable is the reason of the messages that do not even decode; the writer dead-letters them.
 const skipUnreadable fold.Skip = "unreadable"
 
-// decode reads the payload of a message; false when it cannot. What is nothing to the fold is nil.
-func decode(msg *bus.Msg) (payload any, ok bool) {
+// decode reads the payload of a message, and says why it is not to be folded when it is not: then, as for what is nothing
+// to the fold, only time passes. A payload that says otherwise than its subject is no news of anybody: who may publish what
+// goes by subjects.
+func decode(msg *bus.Msg) (payload any, skip fold.Skip) {
 	subject, err := bus.ParseSubject(msg.Subject)
 	if err != nil {
-		return nil, false
+		return nil, skipUnreadable
 	}
 	switch subject.Family {
 	case bus.FamilyProbe:
 		result := &picketv1.ProbeResult{}
-		return result, msg.Decode(result) == nil
+		if msg.Decode(result) != nil {
+			return nil, skipUnreadable
+		}
+		if bus.CheckResult(subject, result, msg.Time) != nil {
+			return nil, fold.SkipContract
+		}
+		return result, ""
 	case bus.FamilyCatalog:
 		change := &picketv1.CatalogChange{}
-		return change, msg.Decode(change) == nil
+		if msg.Decode(change) != nil {
+			return nil, skipUnreadable
+		}
+		if bus.CheckChange(subject, change) != nil {
+			return nil, fold.SkipContract
+		}
+		return change, ""
 	case bus.FamilyClock:
 		// A tick says that time passes, whatever is in it.
-		return &picketv1.ClockTick{}, true
+		return &picketv1.ClockTick{}, ""
 	default:
-		return nil, true
+		return nil, ""
 	}
 }
 
@@ -191,6 +205,7 @@ func (f *folder) commit(ctx context.Context) error {
 	if err := f.s.store.CommitAlerter(context.WithoutCancel(ctx), f.lease, c); err != nil {
 		return fmt.Errorf("commit %d transitions up to event %d: %w", len(f.transitions), seq, err)
 	}
+	f.s.kit.Health.Set("folding", nil)
 	now := time.Now()
 	f.cursor, f.moved = c.To, now
 	if len(f.transitions) > 0 {

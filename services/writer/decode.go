@@ -17,27 +17,9 @@ import (
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
-// The contract of results: how far a tick may lie from the stream time of its message, and how large things may be.
-const (
-	mostLate  = 25 * time.Hour
-	mostEarly = 60 * time.Second
-
-	maxName       = 255
-	maxMessage    = 4096
-	maxComponents = 64
-	maxCounters   = 512
-)
-
-// errContract is wrapped by what reads but says what it must not.
-var errContract = errors.New("against the contract")
-
-func violates(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", errContract, fmt.Sprintf(format, args...))
-}
-
 // reasonOf is the dead letter's reason for an error of decode.
 func reasonOf(err error) string {
-	if errors.Is(err, errContract) {
+	if errors.Is(err, bus.ErrContract) {
 		return bus.ReasonContract
 	}
 	return bus.ReasonUnreadable
@@ -59,122 +41,43 @@ func decode(msg *bus.Msg) (result store.Result, isResult bool, err error) {
 	if err := msg.Decode(probe); err != nil {
 		return store.Result{}, false, err
 	}
-	if err := matchSubject(probe, subject); err != nil {
+	if err := bus.CheckResult(subject, probe, msg.Time); err != nil {
 		return store.Result{}, false, err
 	}
-	if err := inBounds(probe); err != nil {
-		return store.Result{}, false, err
-	}
-	result, err = toRow(probe, msg.Time)
+	result, err = toRow(probe)
 	result.StreamSeq = int64(msg.Sequence)
 	return result, err == nil, err
 }
 
-// matchSubject refuses a payload that is not what people were shown: permissions and filters go by the subject.
-func matchSubject(probe *picketv1.ProbeResult, subject bus.Subject) error {
-	for _, part := range []struct{ name, payload, subject string }{
-		{"org", probe.GetOrg(), subject.Org},
-		{"location", probe.GetLocation(), subject.Location},
-		{"server", probe.GetServer(), subject.Server},
-		{"check", probe.GetCheck(), subject.Check},
-	} {
-		switch {
-		case part.payload == "":
-			return violates("%s missing", part.name)
-		case len(part.payload) > maxName:
-			return violates("%s longer than %d bytes", part.name, maxName)
-		case bus.Token(part.payload) != part.subject:
-			return violates("%s %q under a subject of %q", part.name, part.payload, part.subject)
-		}
-	}
-	// The organization is the tenant: it is its token, not something that maps to it.
-	if probe.GetOrg() != subject.Org {
-		return violates("org %q is not a slug", probe.GetOrg())
-	}
-	if probe.GetStatus() != subject.Status {
-		return violates("status %s under a subject of %s", health.Word(probe.GetStatus()), health.Word(subject.Status))
-	}
-	return nil
-}
-
-func inBounds(probe *picketv1.ProbeResult) error {
-	for _, text := range []struct {
-		name, value string
-		most        int
-	}{
-		{"kind", probe.GetKind(), maxName},
-		{"instance", probe.GetInstance(), maxName},
-		{"reason", probe.GetReason(), maxName},
-		{"message", probe.GetMessage(), maxMessage},
-	} {
-		if len(text.value) > text.most {
-			return violates("%s longer than %d bytes", text.name, text.most)
-		}
-	}
-	switch {
-	case probe.GetStatus() < picketv1.Status_STATUS_HEALTHY || probe.GetStatus() > picketv1.Status_STATUS_UNKNOWN:
-		return violates("status %d", probe.GetStatus())
-	case probe.GetLatencyUs() < 0 || probe.GetLatencyUs() > math.MaxInt32:
-		return violates("latency %d µs", probe.GetLatencyUs())
-	case probe.GetHttpStatus() < 0 || probe.GetHttpStatus() > 999:
-		return violates("http status %d", probe.GetHttpStatus())
-	case probe.GetRevision() < 0 || probe.GetRevision() > math.MaxInt32:
-		return violates("revision %d", probe.GetRevision())
-	case len(probe.GetComponents()) > maxComponents:
-		return violates("%d components", len(probe.GetComponents()))
-	case len(probe.GetCounters()) > maxCounters:
-		return violates("%d counters", len(probe.GetCounters()))
-	}
-	return nil
-}
-
-func toRow(probe *picketv1.ProbeResult, received time.Time) (store.Result, error) {
+// toRow is the row of a result that keeps the contract.
+func toRow(probe *picketv1.ProbeResult) (store.Result, error) {
 	id, err := uuid.Parse(probe.GetCheckId())
-	if err != nil || len(probe.GetCheckId()) != 36 {
-		return store.Result{}, violates("check id %q is not a uuid", probe.GetCheckId())
-	}
-	var faults []error
-	at := func(name string, t *timestamppb.Timestamp) time.Time {
-		if t == nil {
-			return time.Time{}
-		}
-		if err := t.CheckValid(); err != nil {
-			faults = append(faults, violates("%s: %v", name, err))
-		}
-		return t.AsTime()
-	}
-	scheduled := at("scheduled_at", probe.GetScheduledAt())
-	started := at("started_at", probe.GetStartedAt())
-	until := at("missed_until", probe.GetMissedUntil())
-	certificate := at("certificate_not_after", probe.GetCertificateNotAfter())
-	if len(faults) > 0 {
-		return store.Result{}, errors.Join(faults...)
-	}
-	missed := probe.GetStatus() == picketv1.Status_STATUS_UNKNOWN
-	switch {
-	case scheduled.IsZero():
-		return store.Result{}, violates("scheduled_at missing")
-	case scheduled.Nanosecond()%int(time.Millisecond) != 0:
-		return store.Result{}, violates("scheduled_at is not in whole milliseconds")
-	case scheduled.Before(received.Add(-mostLate)) || scheduled.After(received.Add(mostEarly)):
-		return store.Result{}, violates("scheduled_at %s, received %s", scheduled.Format(time.RFC3339Nano), received.UTC().Format(time.RFC3339Nano))
-	case !until.IsZero() && (!missed || until.Before(scheduled) || until.After(received.Add(mostEarly))):
-		return store.Result{}, violates("missed_until %s", until.Format(time.RFC3339Nano))
+	if err != nil {
+		return store.Result{}, fmt.Errorf("%w: %w", bus.ErrContract, err)
 	}
 	details, err := detailsOf(probe)
 	if err != nil {
 		return store.Result{}, err
 	}
 	return store.Result{
-		CheckID: id, Location: probe.GetLocation(), ScheduledAt: scheduled,
+		CheckID: id, Location: probe.GetLocation(), ScheduledAt: timeOf(probe.GetScheduledAt()),
 		Status: probe.GetStatus(), Latency: time.Duration(probe.GetLatencyUs()) * time.Microsecond,
 		HTTPStatus: int16(probe.GetHttpStatus()), Reason: probe.GetReason(), Message: probe.GetMessage(),
-		StartedAt: started, Instance: probe.GetInstance(), Revision: int32(probe.GetRevision()),
+		StartedAt: timeOf(probe.GetStartedAt()), Instance: probe.GetInstance(), Revision: int32(probe.GetRevision()),
 		// Unknown says that we failed to look, whatever the reason: a real outcome of the tick takes its place.
-		Missed: missed, MissedUntil: until, OnDemand: probe.GetOnDemand(),
-		CertificateNotAfter: certificate, ConnectionReused: probe.GetConnectionReused(), Details: details,
+		Missed: probe.GetStatus() == picketv1.Status_STATUS_UNKNOWN, MissedUntil: timeOf(probe.GetMissedUntil()),
+		OnDemand: probe.GetOnDemand(), CertificateNotAfter: timeOf(probe.GetCertificateNotAfter()),
+		ConnectionReused: probe.GetConnectionReused(), Details: details,
 		Org: probe.GetOrg(), Server: probe.GetServer(), Check: probe.GetCheck(), Kind: probe.GetKind(),
 	}, nil
+}
+
+// timeOf is the zero time for one that is not set.
+func timeOf(t *timestamppb.Timestamp) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.AsTime()
 }
 
 // details is the column of that name: what only some bodies say.
@@ -204,7 +107,7 @@ func detailsOf(probe *picketv1.ProbeResult) ([]byte, error) {
 	}
 	text, err := json.Marshal(d)
 	if err != nil {
-		return nil, violates("details: %v", err)
+		return nil, fmt.Errorf("%w: details: %w", bus.ErrContract, err)
 	}
 	return text, nil
 }

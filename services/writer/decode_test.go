@@ -122,10 +122,10 @@ func TestDecodeHoldsTheContract(t *testing.T) {
 		"latency of an hour":    {func(r *picketv1.ProbeResult) { r.LatencyUs = time.Hour.Microseconds() }, false},
 		"negative latency":      {func(r *picketv1.ProbeResult) { r.LatencyUs = -1 }, false},
 		"http status 70000":     {func(r *picketv1.ProbeResult) { r.HttpStatus = 70000 }, false},
-		"endless message":       {func(r *picketv1.ProbeResult) { r.Message = strings.Repeat("x", maxMessage+1) }, false},
-		"endless server":        {func(r *picketv1.ProbeResult) { r.Server = strings.Repeat("x", maxName+1) }, false},
+		"endless message":       {func(r *picketv1.ProbeResult) { r.Message = strings.Repeat("x", 4096+1) }, false},
+		"endless server":        {func(r *picketv1.ProbeResult) { r.Server = strings.Repeat("x", 256) }, false},
 		"too many counters": {func(r *picketv1.ProbeResult) {
-			for i := range maxCounters {
+			for i := range 513 {
 				r.Counters[fmt.Sprint(i)] = 1
 			}
 		}, false},
@@ -146,7 +146,7 @@ func TestDecodeHoldsTheContract(t *testing.T) {
 			t.Errorf("%s: refused: %v", name, err)
 		case test.ok && got.Missed != (r.GetStatus() == picketv1.Status_STATUS_UNKNOWN):
 			t.Errorf("%s: missed %v", name, got.Missed)
-		case !test.ok && !errors.Is(err, errContract):
+		case !test.ok && !errors.Is(err, bus.ErrContract):
 			t.Errorf("%s: %v, want a violation of the contract", name, err)
 		}
 	}
@@ -166,7 +166,7 @@ func FuzzDecode(f *testing.F) {
 			return
 		}
 		if got.Org == "" || got.ScheduledAt.IsZero() || got.Status < 1 || got.Status > 5 || got.Latency < 0 ||
-			len(got.Message) > maxMessage || got.ScheduledAt.Before(noon.Add(-mostLate)) {
+			len(got.Message) > 4096 || got.ScheduledAt.Before(noon.Add(-bus.MostLate)) {
 			t.Errorf("let through %+v", got)
 		}
 	})

@@ -132,7 +132,7 @@ func (w *partitionWatch) publish(ctx context.Context, due, revision int64) error
 		gap.Status, gap.Reason = picketv1.Status_STATUS_UNKNOWN, "missed"
 		gap.Message = "no writer was there to look"
 		gap.MissedUntil = timestamppb.New(time.UnixMilli(until))
-		if oldest := time.Now().Add(-mostLate + time.Minute); time.UnixMilli(first).Before(oldest) {
+		if oldest := time.Now().Add(-bus.MostLate + time.Minute); time.UnixMilli(first).Before(oldest) {
 			// Beyond what a message may say; the tick after it can still be explained.
 			first, firstRevision, _ = w.schedules.Next(w.check.Serial, s.kit.Location, oldest.UnixMilli())
 			gap.ScheduledAt, gap.Revision = timestamppb.New(time.UnixMilli(first)), firstRevision

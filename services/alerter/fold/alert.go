@@ -10,7 +10,7 @@ import (
 // fingerprint of the alert of a check. A partition check is about the database, not about its server.
 func (c *check) fingerprint() string {
 	switch {
-	case c.kind == checkKindPartition:
+	case isPartition(c.kind, c.name):
 		return "partition-missing:" + c.server.name + ":" + c.name
 	case c.name == checkHealth:
 		return "system-health:" + c.server.name
@@ -22,7 +22,7 @@ func (c *check) fingerprint() string {
 // verdict is the kind and severity of an alert of the check at a level.
 func (c *check) verdict(l level) (kind, severity string) {
 	switch {
-	case c.kind == checkKindPartition:
+	case isPartition(c.kind, c.name):
 		return KindPartitionMissing, SeverityCritical
 	case c.name == checkMetrics:
 		return KindMetricsFailing, SeverityWarning

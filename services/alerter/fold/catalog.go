@@ -3,10 +3,7 @@ package fold
 import (
 	"bytes"
 	"slices"
-	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/google/uuid"
 
@@ -137,9 +134,19 @@ func (s *State) parse(server uuid.UUID, def *picketv1.Server) ([]uuid.UUID, bool
 	return ids, true
 }
 
-// isName keeps out what no catalog of ours publishes and no database takes: names that are empty, long, or not plain text.
+// isName keeps out what no catalog of ours publishes: fingerprints are made of names, and only names without a colon make
+// different ones for different checks.
 func isName(name string) bool {
-	return name != "" && len(name) <= 255 && utf8.ValidString(name) && !strings.ContainsFunc(name, unicode.IsControl)
+	if name == "" || len(name) > 63 {
+		return false
+	}
+	for i := range len(name) {
+		c := name[i]
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
+			return false
+		}
+	}
+	return true
 }
 
 // apply makes the server what def says.

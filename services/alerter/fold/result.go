@@ -40,6 +40,9 @@ func (s *State) result(p *picketv1.ProbeResult, out *Output) Skip {
 	if c == nil || c.server.lifecycle == lifecycleInactive {
 		return SkipUnknown
 	}
+	if c.server.org != p.GetOrg() {
+		return SkipContract // who may speak for one organization has no say in another
+	}
 	se := c.at(p.GetLocation())
 	if se == nil {
 		return SkipUnknown
@@ -47,6 +50,10 @@ func (s *State) result(p *picketv1.ProbeResult, out *Output) Skip {
 	s.heard(se.location, out)
 	if !moves || p.GetOnDemand() {
 		return SkipNoStreak
+	}
+	if se.last > s.now+maxAhead.Milliseconds() {
+		// Folded while the server's clock was ahead: it must not keep what is seen now from counting until then.
+		*se = series{location: se.location, status: se.status, level: se.level}
 	}
 	if scheduled <= se.last {
 		return SkipLate

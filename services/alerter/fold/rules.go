@@ -78,7 +78,7 @@ func specOf(r *picketv1.AlertRules) alertSpec {
 func defaultRules(source, check, kind string) rules {
 	r := rules{closeAfter: 2}
 	switch {
-	case kind == checkKindPartition:
+	case isPartition(kind, check):
 		r.after = [levels]int32{0, 1, 1, 1}
 	case check == checkMetrics:
 		r.after = [levels]int32{0, 3, 3, 3}
@@ -93,14 +93,20 @@ func defaultRules(source, check, kind string) rules {
 
 // Words of the catalog that decide about defaults and fingerprints.
 const (
-	checkHealth        = "health"
-	checkMetrics       = "metrics"
-	checkKindPartition = "partition"
-	sourceEnv          = "env"
+	checkHealth       = "health"
+	checkMetrics      = "metrics"
+	checkPartition    = "partition"
+	checkKindReported = "reported"
+	sourceEnv         = "env"
 
 	lifecycleMaintenance = "maintenance"
 	lifecycleInactive    = "inactive"
 )
+
+// isPartition tells Picket's own check on the months of its history.
+func isPartition(kind, check string) bool {
+	return kind == checkKindReported && check == checkPartition
+}
 
 func (a alertSpec) rules(source, check, kind string, locations int) rules {
 	r := defaultRules(source, check, kind)

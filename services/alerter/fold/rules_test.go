@@ -77,7 +77,7 @@ func TestRules(t *testing.T) {
 			90 C
 			120 C
 			150..180/30 HH -> closed metrics_failing recovered`},
-		{"a missing partition opens at once", one("self", "partitions", "partition"), `
+		{"a missing partition opens at once", one("self", "partition", "reported"), `
 			0 D   -> opened partition_missing
 			30 C
 			60 H
