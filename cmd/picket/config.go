@@ -52,21 +52,20 @@ func (c *configCheckCommand) Run(std console) error {
 	file := configFile(c.File)
 	s, err := loadSettings(file)
 	faults := []error{err}
-	interval := s.Catalog.Interval
 	servers := 0
 	if file != "" {
 		data, err := os.ReadFile(file)
 		if err != nil {
 			return fmt.Errorf("read %s: %w", file, err)
 		}
-		parsed, err := catalog.Parse(file, data, interval)
+		parsed, err := catalog.Parse(file, data, catalog.Defaults{Interval: s.Catalog.Interval})
 		if err != nil {
 			faults = append(faults, err)
 		} else {
 			servers += len(parsed.Servers)
 		}
 	}
-	declared, err := catalog.FromEnviron(os.Environ(), s.Catalog.EnvInterval)
+	declared, err := catalog.FromEnviron(os.Environ(), catalog.Defaults{Interval: s.Catalog.EnvInterval})
 	faults = append(faults, err)
 	servers += len(declared)
 	if err := errors.Join(faults...); err != nil {
@@ -103,8 +102,11 @@ func (c *configPrintCommand) Run(std console) error {
 		}
 		seen[setting.Name] = true
 		value := setting.Default
-		if setting.Secret && value != "" {
+		switch {
+		case setting.Secret && value != "":
 			value = "********"
+		case setting.Name == "NATS_URL":
+			value = service.Redact(value)
 		}
 		if _, err := fmt.Fprintf(std.out, "%s=%s\n", setting.Name, value); err != nil {
 			return err

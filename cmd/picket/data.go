@@ -59,7 +59,8 @@ func (c *migrateCommand) Run(ctx context.Context, std console) error {
 }
 
 type resetCommand struct {
-	DataDir string `type:"path" env:"PICKET_DATA_DIR" help:"The data directory."`
+	Config  string `short:"c" env:"PICKET_CONFIG" type:"path" help:"YAML file whose settings may name the data directory (picket.yaml in the working directory when it is there)."`
+	DataDir string `type:"path" help:"The data directory."`
 	Yes     bool   `short:"y" help:"Do not ask."`
 }
 
@@ -72,10 +73,11 @@ yours (DATABASE_URL and the like) is not touched. picket up must not be running.
 func (c *resetCommand) Run(ctx context.Context, std console) error {
 	dir := c.DataDir
 	if dir == "" {
-		var err error
-		if dir, err = defaultDataDir(); err != nil {
+		s, err := loadSettings(configFile(c.Config))
+		if err != nil {
 			return err
 		}
+		dir = s.DataDir
 	}
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		_, err := fmt.Fprintf(std.err, "Nothing in %s.\n", dir)

@@ -118,17 +118,18 @@ func lookAtNATS(ctx context.Context, s settings) finding {
 		return finding{what: "nats", bad: err}
 	}
 	defer conn.Close()
+	address := service.Redact(s.NATSURL)
 	if err := conn.WaitConnected(ctx); err != nil {
-		return finding{what: "nats", bad: fmt.Errorf("%s: %w", s.NATSURL, err)}
+		return finding{what: "nats", bad: fmt.Errorf("%s: %w", address, err)}
 	}
 	offset, _, err := conn.EnrollWorker(ctx, &picketv1.WorkerStatus{Service: "doctor", Location: s.Location, Instance: service.DefaultInstance()})
 	switch {
 	case err != nil:
-		return finding{what: "nats", warn: fmt.Sprintf("%s answers, but its clock could not be compared: %v", s.NATSURL, err)}
+		return finding{what: "nats", warn: fmt.Sprintf("%s answers, but its clock could not be compared: %v", address, err)}
 	case offset.Abs() > clockTooFar:
-		return finding{what: "nats", warn: fmt.Sprintf("%s answers; its clock differs by %s (ticks follow the server's clock)", s.NATSURL, offset.Round(time.Millisecond))}
+		return finding{what: "nats", warn: fmt.Sprintf("%s answers; its clock differs by %s (ticks follow the server's clock)", address, offset.Round(time.Millisecond))}
 	default:
-		return finding{what: "nats", good: fmt.Sprintf("%s answers, clocks agree", s.NATSURL)}
+		return finding{what: "nats", good: fmt.Sprintf("%s answers, clocks agree", address)}
 	}
 }
 

@@ -32,7 +32,8 @@ type probeCommand struct {
 }
 
 func (probeCommand) Help() string {
-	return `Exit codes are those of monitoring plug-ins: 0 healthy, 1 degraded, 2 critical or unreachable, 3 unknown.
+	return `Exit codes are those of monitoring plug-ins: 0 healthy, 1 degraded, 2 critical or unreachable, 3 unknown
+or not to be looked at as asked.
 
 Examples:
   picket probe https://example.com/health
@@ -44,13 +45,13 @@ Examples:
 func (c *probeCommand) Run(ctx context.Context, std console) error {
 	check, err := c.check()
 	if err != nil {
-		return &exitError{service.ExitUsage, err}
+		return &exitError{pluginUnknown, err}
 	}
 	pool := probe.NewPool(probe.PoolOptions{})
 	defer pool.Close()
 	prober, err := probe.New(check, probe.Options{Pool: pool, Version: service.Version()})
 	if err != nil {
-		return &exitError{service.ExitUsage, err}
+		return &exitError{pluginUnknown, err}
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
@@ -64,6 +65,9 @@ func (c *probeCommand) Run(ctx context.Context, std console) error {
 	return nil
 }
 
+// pluginUnknown is the monitoring plug-ins' code for "could not look", mistakes of the caller included.
+const pluginUnknown = 3
+
 func pluginCode(status picketv1.Status) int {
 	switch status {
 	case picketv1.Status_STATUS_HEALTHY:
@@ -73,7 +77,7 @@ func pluginCode(status picketv1.Status) int {
 	case picketv1.Status_STATUS_CRITICAL, picketv1.Status_STATUS_UNREACHABLE:
 		return 2
 	default:
-		return 3
+		return pluginUnknown
 	}
 }
 

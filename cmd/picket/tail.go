@@ -14,12 +14,14 @@ import (
 
 	"github.com/picketd/picket/internal/bus"
 	"github.com/picketd/picket/internal/health"
+	"github.com/picketd/picket/internal/service"
 	"github.com/picketd/picket/internal/wire"
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
 type tailCommand struct {
 	NATS     string        `name:"nats" env:"NATS_URL" default:"nats://127.0.0.1:4222" help:"Address of NATS."`
+	Creds    string        `name:"creds" env:"PICKET_NATS_CREDENTIALS" type:"path" help:"File with the credentials for NATS."`
 	Org      string        `help:"Only this organization."`
 	Server   string        `help:"Only this server."`
 	Check    string        `help:"Only this check."`
@@ -42,7 +44,7 @@ func (tailCommand) Help() string {
 // Run shows messages until it is interrupted, or enough were shown.
 func (c *tailCommand) Run(ctx context.Context, std console) error {
 	log := slog.New(slog.NewTextHandler(std.err, &slog.HandlerOptions{Level: slog.LevelError}))
-	conn, err := bus.Connect(bus.Options{URL: c.NATS, Name: "picket tail", Log: log})
+	conn, err := bus.Connect(bus.Options{URL: c.NATS, Name: "picket tail", CredentialsFile: c.Creds, Log: log})
 	if err != nil {
 		return err
 	}
@@ -53,7 +55,7 @@ func (c *tailCommand) Run(ctx context.Context, std console) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		return fmt.Errorf("nobody answers at %s: is `picket up` running? (another address: --nats): %w", c.NATS, err)
+		return fmt.Errorf("nobody answers at %s: is `picket up` running? (another address: --nats): %w", service.Redact(c.NATS), err)
 	}
 	if c.For > 0 {
 		ctx, cancel = context.WithTimeout(ctx, c.For)

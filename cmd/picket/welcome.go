@@ -3,12 +3,14 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sort"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/mattn/go-isatty"
@@ -32,12 +34,12 @@ func welcome(out *os.File, st *stack) {
 	me := command()
 	flag := ""
 	if st.natsURL() != "nats://"+embedded.DefaultNATSListen {
-		flag = " --nats " + st.natsURL()
+		flag = " --nats " + service.Redact(st.natsURL())
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "\n%s %s\n\n", bolder("Picket"), service.Version())
 	row := func(name, text string) { fmt.Fprintf(&b, "  %-10s %s\n", name, text) }
-	row("NATS", st.natsURL())
+	row("NATS", service.Redact(st.natsURL()))
 	row("HTTP", st.url("")+"   /health /readyz /metrics (dashboard to come)")
 	row("Database", database)
 	row("Data", st.settings.DataDir)
@@ -93,18 +95,22 @@ func announceHealthy(ctx context.Context, out *os.File, st *stack, started time.
 	defer conn.Close()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
+	var mu sync.Mutex // of waiting
 	late := time.AfterFunc(time.Minute, func() {
-		names := make([]string, 0, len(waiting))
+		mu.Lock()
+		names := slices.Sorted(maps.Keys(waiting))
+		mu.Unlock()
+		_, _ = fmt.Fprintf(out, "Not seen healthy after a minute: %s\n", strings.Join(names, ", "))
 		for _, p := range st.parts {
 			if err := p.kit.Health.Ready(); err != nil {
-				names = append(names, fmt.Sprintf("%s (%v)", p.kit.Name, err))
+				_, _ = fmt.Fprintf(out, "  %s: %s\n", p.kit.Name, strings.ReplaceAll(err.Error(), "\n", "; "))
 			}
 		}
-		sort.Strings(names)
-		_, _ = fmt.Fprintf(out, "Not all own parts are healthy after a minute: %s\n", strings.Join(names, "; "))
 	})
 	defer late.Stop()
 	err = conn.Subscribe(ctx, []string{bus.ProbeFilter("", picketv1.Status_STATUS_HEALTHY, "", "", "health")}, func(msg *bus.Msg) {
+		mu.Lock()
+		defer mu.Unlock()
 		subject, err := bus.ParseSubject(msg.Subject)
 		if err != nil || !waiting[subject.Server] {
 			return

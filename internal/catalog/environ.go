@@ -1,11 +1,11 @@
 package catalog
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
 	"slices"
 	"strings"
-	"time"
 
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
@@ -15,12 +15,10 @@ const healthURLSuffix = "_HEALTH_URL"
 
 // FromEnviron reads the servers that environ (as os.Environ gives it) declares: every variable <NAME>_HEALTH_URL that
 // is not empty is a server with one HTTP check. Its name is <NAME> in lower case with dashes for underscores; `/health`
-// is appended to a URL without a path. interval is HEALTH_CHECK_INTERVAL; 0 is 60 s. The error is Faults, each with the
+// is appended to a URL without a path. The interval of d is HEALTH_CHECK_INTERVAL; 0 is 60 s. The error is Faults, each with the
 // variable as its path; the servers are sorted by name.
-func FromEnviron(environ []string, interval time.Duration) ([]Server, error) {
-	if interval == 0 {
-		interval = DefaultEnvInterval
-	}
+func FromEnviron(environ []string, d Defaults) ([]Server, error) {
+	interval := cmp.Or(d.Interval, DefaultEnvInterval)
 	var faults Faults
 	if message := durationFault(interval, MinEnvInterval, MaxInterval); message != "" {
 		faults.add("HEALTH_CHECK_INTERVAL", "%s", message)
@@ -51,7 +49,7 @@ func FromEnviron(environ []string, interval time.Duration) ([]Server, error) {
 				HTTP: &picketv1.HTTPSpec{Url: withHealthPath(raw)},
 			}},
 		}
-		server.Complete(Defaults{})
+		server.Complete(Defaults{Locations: d.Locations})
 		for _, fault := range server.Validate("") {
 			key := fault.Path[strings.LastIndexByte(fault.Path, '.')+1:]
 			if key == "name" {

@@ -19,7 +19,7 @@ func TestFromEnviron(t *testing.T) {
 		"UNSET_HEALTH_URL=",
 		"_HEALTH_URL=http://x",
 		"HEALTH_URL=http://x",
-	}, 0)
+	}, catalog.Defaults{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,11 +43,11 @@ func TestFromEnviron(t *testing.T) {
 
 func TestFromEnvironKeepsTheTimeoutBelowTheInterval(t *testing.T) {
 	t.Parallel()
-	servers, err := catalog.FromEnviron([]string{"A_HEALTH_URL=http://a"}, 5*time.Second)
+	servers, err := catalog.FromEnviron([]string{"A_HEALTH_URL=http://a"}, catalog.Defaults{Interval: 5 * time.Second, Locations: []string{"eu"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c := servers[0].Checks[0]; c.Interval != 5*time.Second || c.Timeout != 4500*time.Millisecond {
+	if c := servers[0].Checks[0]; c.Interval != 5*time.Second || c.Timeout != 4500*time.Millisecond || !cmp.Equal(c.Locations, []string{"eu"}) {
 		t.Errorf("interval %s, timeout %s", c.Interval, c.Timeout)
 	}
 }
@@ -71,7 +71,7 @@ func TestFromEnvironRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, err := catalog.FromEnviron(test.environ, test.interval)
+			_, err := catalog.FromEnviron(test.environ, catalog.Defaults{Interval: test.interval})
 			if err == nil || err.Error() != test.want {
 				t.Errorf("got  %v\nwant %s", err, test.want)
 			}

@@ -32,10 +32,11 @@ type File struct {
 // Position is a place in a file; both numbers count from 1.
 type Position struct{ Line, Column int }
 
-// Parse reads picket.yaml. name is what faults call the file; interval is FLEET_HEALTH_INTERVAL, 0 is 30 s. The error
+// Parse reads picket.yaml. name is what faults call the file; defaults fill what neither a server nor the `defaults` of
+// the file say: the interval is FLEET_HEALTH_INTERVAL, 0 is 30 s. The error
 // is Faults: all of them, unless the file is no YAML at all. The key `settings` belongs to the configuration of the
 // services and is not looked into.
-func Parse(name string, data []byte, interval time.Duration) (*File, error) {
+func Parse(name string, data []byte, defaults Defaults) (*File, error) {
 	if len(data) > MaxFileBytes {
 		return nil, Faults{{File: name, Line: 1, Column: 1, Message: fmt.Sprintf("is longer than %d bytes", MaxFileBytes)}}
 	}
@@ -44,7 +45,7 @@ func Parse(name string, data []byte, interval time.Duration) (*File, error) {
 		return nil, Faults{syntaxFault(name, err)}
 	}
 	d := &decoder{file: name, places: map[string]place{}, nodes: maxNodes}
-	file := d.document(document, interval)
+	file := d.document(document, defaults)
 	d.locate()
 	if err := d.faults.Err(); err != nil {
 		return nil, err

@@ -61,7 +61,7 @@ func mergeAlerts(inner, outer *picketv1.AlertRules) *picketv1.AlertRules {
 
 func serverPath(i int) string { return "servers[" + strconv.Itoa(i) + "]" }
 
-func (d *decoder) document(document *yaml.Node, interval time.Duration) *File {
+func (d *decoder) document(document *yaml.Node, defaults Defaults) *File {
 	file := &File{}
 	root := document
 	if root.Kind == yaml.DocumentNode && len(root.Content) == 1 {
@@ -81,9 +81,7 @@ func (d *decoder) document(document *yaml.Node, interval time.Duration) *File {
 			file.ConfirmRemoval = int(v)
 		}),
 	})
-	if outer.interval == 0 {
-		outer.interval = interval
-	}
+	outer.interval = cmp.Or(outer.interval, defaults.Interval)
 	if servers == nil {
 		return file
 	}
@@ -91,7 +89,7 @@ func (d *decoder) document(document *yaml.Node, interval time.Duration) *File {
 	d.sequence(servers, "servers", func(i int, n *yaml.Node, path string) {
 		before := len(d.faults)
 		server := d.server(n, path, outer, org)
-		server.Complete(Defaults{})
+		server.Complete(Defaults{Locations: defaults.Locations})
 		d.addUnsaid(before, server.Validate(path))
 		file.Servers = append(file.Servers, server)
 		key := server.Key()

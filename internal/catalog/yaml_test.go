@@ -40,7 +40,7 @@ func TestParseRefuses(t *testing.T) {
 				}
 				want = append(want, strings.TrimSpace(comment))
 			}
-			file, err := catalog.Parse("picket.yaml", data, 0)
+			file, err := catalog.Parse("picket.yaml", data, catalog.Defaults{})
 			if err == nil {
 				t.Fatalf("accepted: %+v", file)
 			}
@@ -79,7 +79,7 @@ func TestParseAccepts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			file, err := catalog.Parse("picket.yaml", data, 0)
+			file, err := catalog.Parse("picket.yaml", data, catalog.Defaults{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -128,7 +128,7 @@ func TestParseBoundsAliases(t *testing.T) {
 	for i := 1; i < 9; i++ {
 		fmt.Fprintf(&b, "              v%d: &v%d [%s]\n", i, i, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*v%d,", i-1), 10), ","))
 	}
-	if _, err := catalog.Parse("picket.yaml", []byte(b.String()), 0); err == nil {
+	if _, err := catalog.Parse("picket.yaml", []byte(b.String()), catalog.Defaults{}); err == nil {
 		t.Fatal("a value of a billion entries was accepted")
 	}
 }
@@ -148,7 +148,7 @@ func FuzzParse(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		file, err := catalog.Parse("picket.yaml", data, 0)
+		file, err := catalog.Parse("picket.yaml", data, catalog.Defaults{})
 		if err != nil {
 			if err.Error() == "" {
 				t.Fatal("an error without a word")

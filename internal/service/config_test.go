@@ -136,3 +136,15 @@ func TestUnknownVariables(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+func TestRedact(t *testing.T) {
+	t.Parallel()
+	for address, want := range map[string]string{
+		"nats://a:4222": "nats://a:4222",
+		"nats://u:geheim@a:4222,nats://u:g2@b:4222": "nats://u:xxxxx@a:4222,nats://u:xxxxx@b:4222",
+	} {
+		if got := service.Redact(address); got != want {
+			t.Errorf("%q is shown as %q, want %q", address, got, want)
+		}
+	}
+}

@@ -61,6 +61,17 @@ var (
 	postgresDefaults = family{"unicorn-postgresql", "5432", "unicorn_db", "unicorn", "unicorn"}
 )
 
+// Redact takes the password out of an address, or of several separated by commas.
+func Redact(addresses string) string {
+	parts := strings.Split(addresses, ",")
+	for i, part := range parts {
+		if u, err := url.Parse(part); err == nil {
+			parts[i] = u.Redacted()
+		}
+	}
+	return strings.Join(parts, ",")
+}
+
 // Configured reports whether any variable says where the database is.
 func (d Database) Configured() bool {
 	return d.URL != "" || d.pg().set() || d.postgres().set()

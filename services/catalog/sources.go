@@ -33,7 +33,9 @@ type trouble struct{ reading, applying error }
 
 // newSources reads the declarations that do not change while the process lives.
 func newSources(config Config, deps Deps) (*sources, error) {
-	env, err := catalog.FromEnviron(deps.Environ, config.EnvInterval)
+	// What names no location stands where this process stands.
+	here := []string{deps.Kit.Location}
+	env, err := catalog.FromEnviron(deps.Environ, catalog.Defaults{Interval: config.EnvInterval, Locations: here})
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +44,7 @@ func newSources(config Config, deps Deps) (*sources, error) {
 	for _, server := range deps.Builtin {
 		server.Checks = slices.Clone(server.Checks)
 		server.Source = catalog.SourceSelf
-		server.Complete(catalog.Defaults{Interval: config.Interval})
+		server.Complete(catalog.Defaults{Interval: config.Interval, Locations: here})
 		faults = append(faults, server.Validate("builtin "+server.Name).Err())
 		self = append(self, server)
 	}

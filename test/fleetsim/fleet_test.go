@@ -377,7 +377,7 @@ func TestAdmin(t *testing.T) {
 
 	// Picket takes the configuration, and it leads to these servers.
 	_, config := get(t, c, admin.URL+"/config?interval=5s")
-	file, err := catalog.Parse("picket.yaml", config, 0)
+	file, err := catalog.Parse("picket.yaml", config, catalog.Defaults{})
 	if err != nil {
 		t.Fatal(err)
 	}

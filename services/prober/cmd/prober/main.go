@@ -22,7 +22,7 @@ func main() {
 	os.Exit(service.Main(service.Program[config]{
 		Name:     "prober",
 		About:    "looks at the targets of one location and publishes what it sees",
-		Defaults: config{Common: service.DefaultCommon("127.0.0.1:9102"), Config: prober.DefaultConfig()},
+		Defaults: config{Common: service.DefaultCommon("127.0.0.1:9462"), Config: prober.DefaultConfig()},
 		Common:   func(c *config) *service.Common { return &c.Common },
 		Run: func(ctx context.Context, kit *service.Kit, conn *bus.Conn, c config) error {
 			p, err := prober.New(c.Config, prober.Deps{Kit: kit, Conn: conn})
