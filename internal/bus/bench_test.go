@@ -34,7 +34,7 @@ func serve(dir string) error {
 		return err
 	}
 	defer server.Stop()
-	if _, err := fmt.Println(server.ClientURL()); err != nil {
+	if _, err := fmt.Fprintln(os.Stdout, server.ClientURL()); err != nil {
 		return err
 	}
 	_, err = io.Copy(io.Discard, os.Stdin) // until the benchmark is over

@@ -39,7 +39,7 @@ func (c *Conn) Follow(ctx context.Context, opts FollowOptions) error {
 	lost := make(chan struct{})
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	remove := c.OnState(func(connected bool) {
+	remove := c.OnState(func(bool) {
 		select {
 		case <-lost:
 		default:

@@ -18,61 +18,62 @@ import (
 const (
 	timestampName   = protoreflect.FullName("google.protobuf.Timestamp")
 	timestampLayout = "2006-01-02T15:04:05.000Z07:00"
+
+	timestampSeconds = protoreflect.FieldNumber(1)
+	timestampNanos   = protoreflect.FieldNumber(2)
 )
 
 // AppendJSON writes m behind dst in the form that the package comment describes.
 func AppendJSON(dst []byte, m proto.Message) ([]byte, error) {
-	out, err := appendMessage(dst, m.ProtoReflect())
+	message := m.ProtoReflect()
+	out, err := appendMessage(dst, shared.plans.of(message.Descriptor()), message)
 	if err != nil {
-		return dst, fmt.Errorf("encode %s as JSON: %w", m.ProtoReflect().Descriptor().Name(), err)
+		return dst, fmt.Errorf("encode %s as JSON: %w", message.Descriptor().Name(), err)
 	}
 	return out, nil
 }
 
-func appendMessage(dst []byte, m protoreflect.Message) ([]byte, error) {
-	if m.Descriptor().FullName() == timestampName {
+func appendMessage(dst []byte, p *plan, m protoreflect.Message) ([]byte, error) {
+	if p.time {
 		return appendTimestamp(dst, m), nil
 	}
-	fields := m.Descriptor().Fields()
 	dst = append(dst, '{')
 	first := true
 	var err error
-	for i := range fields.Len() {
-		field := fields.Get(i)
-		if !m.Has(field) {
+	for i := range p.fields {
+		f := &p.fields[i]
+		if !m.Has(f.descriptor) {
 			continue
 		}
 		if !first {
 			dst = append(dst, ',')
 		}
 		first = false
-		dst = append(dst, '"')
-		dst = append(dst, field.Name()...)
-		dst = append(dst, '"', ':')
-		value := m.Get(field)
+		dst = append(dst, f.quoted...)
+		value := m.Get(f.descriptor)
 		switch {
-		case field.IsMap():
-			dst, err = appendMap(dst, field, value.Map())
-		case field.IsList():
-			dst, err = appendList(dst, field, value.List())
+		case f.entry != nil:
+			dst, err = appendMap(dst, f, value.Map())
+		case f.list:
+			dst, err = appendList(dst, f, value.List())
 		default:
-			dst, err = appendValue(dst, field, value)
+			dst, err = appendValue(dst, f, value)
 		}
 		if err != nil {
-			return dst, fmt.Errorf("field %s: %w", field.Name(), err)
+			return dst, fmt.Errorf("field %s: %w", f.name, err)
 		}
 	}
 	return append(dst, '}'), nil
 }
 
-func appendList(dst []byte, field protoreflect.FieldDescriptor, list protoreflect.List) ([]byte, error) {
+func appendList(dst []byte, f *field, list protoreflect.List) ([]byte, error) {
 	dst = append(dst, '[')
 	var err error
 	for i := range list.Len() {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		if dst, err = appendValue(dst, field, list.Get(i)); err != nil {
+		if dst, err = appendValue(dst, f, list.Get(i)); err != nil {
 			return dst, err
 		}
 	}
@@ -80,37 +81,43 @@ func appendList(dst []byte, field protoreflect.FieldDescriptor, list protoreflec
 }
 
 // appendMap sorts the keys, so that equal messages are equal bytes.
-func appendMap(dst []byte, field protoreflect.FieldDescriptor, entries protoreflect.Map) ([]byte, error) {
-	keys := make([]string, 0, entries.Len())
-	entries.Range(func(key protoreflect.MapKey, _ protoreflect.Value) bool {
-		keys = append(keys, key.String())
+func appendMap(dst []byte, f *field, entries protoreflect.Map) ([]byte, error) {
+	type entry struct {
+		key   string
+		value protoreflect.Value
+	}
+	sorted := make([]entry, 0, entries.Len())
+	entries.Range(func(key protoreflect.MapKey, value protoreflect.Value) bool {
+		sorted = append(sorted, entry{key.String(), value})
 		return true
 	})
-	slices.Sort(keys)
+	slices.SortFunc(sorted, func(a, b entry) int { return strings.Compare(a.key, b.key) })
 	dst = append(dst, '{')
 	var err error
-	for i, key := range keys {
+	for i, e := range sorted {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		if dst, err = appendString(dst, key); err != nil {
+		if dst, err = appendString(dst, e.key); err != nil {
 			return dst, err
 		}
 		dst = append(dst, ':')
-		value := entries.Get(protoreflect.ValueOfString(key).MapKey())
-		if dst, err = appendValue(dst, field.MapValue(), value); err != nil {
+		if dst, err = appendValue(dst, f.entry.value, e.value); err != nil {
 			return dst, err
 		}
 	}
 	return append(dst, '}'), nil
 }
 
-func appendValue(dst []byte, field protoreflect.FieldDescriptor, value protoreflect.Value) ([]byte, error) {
-	switch field.Kind() {
+func appendValue(dst []byte, f *field, value protoreflect.Value) ([]byte, error) {
+	switch f.kind {
 	case protoreflect.BoolKind:
 		return strconv.AppendBool(dst, value.Bool()), nil
 	case protoreflect.EnumKind:
-		return appendEnum(dst, field.Enum(), value.Enum())
+		if word, ok := f.words.quoted[value.Enum()]; ok {
+			return append(dst, word...), nil
+		}
+		return strconv.AppendInt(dst, int64(value.Enum()), 10), nil
 	case protoreflect.Int32Kind, protoreflect.Sint32Kind, protoreflect.Sfixed32Kind,
 		protoreflect.Int64Kind, protoreflect.Sint64Kind, protoreflect.Sfixed64Kind:
 		return strconv.AppendInt(dst, value.Int(), 10), nil
@@ -124,10 +131,10 @@ func appendValue(dst []byte, field protoreflect.FieldDescriptor, value protorefl
 		dst = append(dst, '"')
 		dst = base64.StdEncoding.AppendEncode(dst, value.Bytes())
 		return append(dst, '"'), nil
-	case protoreflect.MessageKind, protoreflect.GroupKind:
-		return appendMessage(dst, value.Message())
+	case protoreflect.MessageKind:
+		return appendMessage(dst, f.message(), value.Message())
 	default:
-		return dst, fmt.Errorf("kind %s has no JSON form", field.Kind())
+		return dst, fmt.Errorf("kind %s has no JSON form", f.kind)
 	}
 }
 
@@ -157,32 +164,9 @@ func appendFloat(dst []byte, f float64) ([]byte, error) {
 	}
 }
 
-func appendEnum(dst []byte, enum protoreflect.EnumDescriptor, number protoreflect.EnumNumber) ([]byte, error) {
-	value := enum.Values().ByNumber(number)
-	if value == nil {
-		return strconv.AppendInt(dst, int64(number), 10), nil
-	}
-	dst = append(dst, '"')
-	word := len(dst)
-	dst = append(dst, value.Name()[enumPrefix(enum):]...)
-	for i := word; i < len(dst); i++ {
-		if 'A' <= dst[i] && dst[i] <= 'Z' {
-			dst[i] += 'a' - 'A'
-		}
-	}
-	return append(dst, '"'), nil
-}
-
-// enumPrefix is the length of what all values of enum begin with: its zero
-// value is always named <PREFIX>UNSPECIFIED.
-func enumPrefix(enum protoreflect.EnumDescriptor) int {
-	zero := string(enum.Values().Get(0).Name())
-	return len(strings.TrimSuffix(zero, "UNSPECIFIED"))
-}
-
 func appendTimestamp(dst []byte, m protoreflect.Message) []byte {
 	fields := m.Descriptor().Fields()
-	at := time.Unix(m.Get(fields.ByNumber(1)).Int(), m.Get(fields.ByNumber(2)).Int()).UTC()
+	at := time.Unix(m.Get(fields.ByNumber(timestampSeconds)).Int(), m.Get(fields.ByNumber(timestampNanos)).Int()).UTC()
 	dst = append(dst, '"')
 	dst = at.AppendFormat(dst, timestampLayout)
 	return append(dst, '"')

@@ -8,6 +8,8 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -46,6 +48,15 @@ func result() *picketv1.ProbeResult {
 		Instance:    "host-4711",
 		Components:  []*picketv1.Component{{Name: "database", Status: picketv1.Status_STATUS_CRITICAL}},
 		Counters:    map[string]float64{"requests": 10, "errors": 0.25},
+	}
+}
+
+// healthy is what nearly every result looks like.
+func healthy() *picketv1.ProbeResult {
+	return &picketv1.ProbeResult{
+		Status: picketv1.Status_STATUS_HEALTHY, Server: "checkout", Check: "health", LatencyUs: 412, HttpStatus: 200,
+		ScheduledAt: at(1_795_000_000_120), StartedAt: at(1_795_000_000_130), Location: "local", Org: "default", Kind: "http",
+		CheckId: "3f6c1f0e-6c1a-4a3e-9d52-0f6a2f1d9b11", Revision: 1, Instance: "host-4711", ConnectionReused: true,
 	}
 }
 
@@ -197,6 +208,77 @@ func TestInvalidStringIsRefused(t *testing.T) {
 	}
 }
 
+func TestDecodeSaysTheSameInOtherWords(t *testing.T) {
+	t.Parallel()
+	for data, want := range map[string]*picketv1.ProbeResult{
+		`{"\u0073erver":"a\n\u00e9\ud83d\ude00"}`:   {Server: "a\né😀"},
+		`{"status":"HEALTHY"}`:                      {Status: picketv1.Status_STATUS_HEALTHY},
+		`{"status":77}`:                             {Status: 77},
+		`{"status":-1}`:                             {Status: -1},
+		`{"latency_us":-9223372036854775808}`:       {LatencyUs: math.MinInt64},
+		`{"http_status":-1,"on_demand":true}`:       {HttpStatus: -1, OnDemand: true},
+		`{"counters":{"a":-Infinity}}`:              nil,
+		`{"counters":{"a":null}}`:                   nil,
+		`{"counters":{"a":"-Infinity","b":-0.5}}`:   {Counters: map[string]float64{"a": math.Inf(-1), "b": -0.5}},
+		`{"counters":{"a":1,"a":2}}`:                nil,
+		`{"components":[null]}`:                     nil,
+		`{"components":[{},{"name":"b"}]}`:          {Components: []*picketv1.Component{{}, {Name: "b"}}},
+		`{"scheduled_at":"1969-12-31T23:59:59.5Z"}`: {ScheduledAt: &timestamppb.Timestamp{Seconds: -1, Nanos: 500_000_000}},
+		`{"components":[{"name":"` + strings.Repeat("x", 20_000) + `"}]}`: {
+			Components: []*picketv1.Component{{Name: strings.Repeat("x", 20_000)}},
+		},
+	} {
+		got := &picketv1.ProbeResult{Server: "left over"}
+		err := wire.UnmarshalJSON([]byte(data), got)
+		if want == nil {
+			if !errors.Is(err, wire.ErrUnreadable) {
+				t.Errorf("%s: got %v, want wire.ErrUnreadable", data, err)
+			}
+			want = &picketv1.ProbeResult{} // reset all the same
+		} else if err != nil {
+			t.Errorf("%.80s: %v", data, err)
+		}
+		if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
+			t.Errorf("%.80s:\n%s", data, diff)
+		}
+	}
+}
+
+// TestAllocations: the message, its times and its strings are all that reading
+// costs. Each result is written once and read by every consumer.
+func TestAllocations(t *testing.T) {
+	for name, test := range map[string]struct {
+		message     *picketv1.ProbeResult
+		write, read float64
+	}{
+		// Reading: the message, 7 strings, 2 times.
+		"healthy": {healthy(), 0, 10},
+		// Reading: the message, 9 strings, 2 times, 3 for a component, 9 for two counters.
+		"typical": {result(), 9, 27},
+	} {
+		buf, err := wire.AppendJSON(nil, test.message)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data := slices.Clone(buf)
+		if got := testing.AllocsPerRun(200, func() { buf, _ = wire.AppendJSON(buf[:0], test.message) }); got > test.write {
+			t.Errorf("writing the %s result allocates %v times, want at most %v", name, got, test.write)
+		}
+		if raceDetector() {
+			continue // it empties pools at random
+		}
+		if got := testing.AllocsPerRun(200, func() { _ = wire.UnmarshalJSON(data, &picketv1.ProbeResult{}) }); got > test.read {
+			t.Errorf("reading the %s result allocates %v times, want at most %v", name, got, test.read)
+		}
+	}
+}
+
+// raceDetector reports whether this program was built with it.
+func raceDetector() bool {
+	info, _ := debug.ReadBuildInfo()
+	return info != nil && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
+}
+
 // FuzzAgainstProtojson holds the JSON form against protojson: whatever message
 // the bytes make, both say the same facts, and it reads back as it was.
 func FuzzAgainstProtojson(f *testing.F) {
@@ -270,34 +352,56 @@ func FuzzDecode(f *testing.F) {
 }
 
 func BenchmarkAppendJSON(b *testing.B) {
-	message := result()
-	var buf []byte
-	b.ReportAllocs()
-	for b.Loop() {
-		buf, _ = wire.AppendJSON(buf[:0], message)
+	for name, message := range map[string]*picketv1.ProbeResult{"healthy": healthy(), "typical": result()} {
+		b.Run(name, func(b *testing.B) {
+			var buf []byte
+			b.ReportAllocs()
+			for b.Loop() {
+				buf, _ = wire.AppendJSON(buf[:0], message)
+			}
+			b.SetBytes(int64(len(buf)))
+		})
 	}
-	b.SetBytes(int64(len(buf)))
 }
 
 func BenchmarkUnmarshalJSON(b *testing.B) {
-	data, err := wire.AppendJSON(nil, result())
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.ReportAllocs()
-	for b.Loop() {
-		if err := wire.UnmarshalJSON(data, &picketv1.ProbeResult{}); err != nil {
-			b.Fatal(err)
-		}
+	for name, message := range map[string]*picketv1.ProbeResult{"healthy": healthy(), "typical": result()} {
+		b.Run(name, func(b *testing.B) {
+			data, err := wire.AppendJSON(nil, message)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := wire.UnmarshalJSON(data, &picketv1.ProbeResult{}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 
+// BenchmarkProtojson is the library that does the same, for comparison.
 func BenchmarkProtojson(b *testing.B) {
 	message := result()
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := protojson.Marshal(message); err != nil {
-			b.Fatal(err)
-		}
+	data, err := protojson.Marshal(message)
+	if err != nil {
+		b.Fatal(err)
 	}
+	b.Run("marshal", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := protojson.Marshal(message); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("unmarshal", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if err := protojson.Unmarshal(data, &picketv1.ProbeResult{}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }
