@@ -146,7 +146,7 @@ func run[C any](ctx context.Context, program Program[C], kit *Kit, config C, com
 		return err
 	}
 	defer conn.Close()
-	kit.Log.Info("starting", "version", kit.Version, "admin", listener.Addr().String(), "nats", common.NATSURL, "location", kit.Location)
+	kit.Log.Info("starting", "version", kit.Version, "admin", listener.Addr().String(), "nats", Redact(common.NATSURL), "location", kit.Location)
 
 	// The admin server outlives the service, so that /livez answers and /readyz
 	// says "stopping" for as long as the stop takes.
