@@ -276,6 +276,10 @@ func (r *applyRowsOf) apply(ctx context.Context, tx pgx.Tx) error {
 	if err != nil {
 		return fmt.Errorf("add schedules: %w", err)
 	}
+	// What is not probed any more sends no result that would; of what was added the old states say nothing.
+	if err := summarizeServers(ctx, tx, append(touched[len(r.add):], removed...)); err != nil {
+		return err
+	}
 	for _, servers := range [][]serverRow{r.add, r.change} {
 		for _, sql := range []string{addGroupsSQL, dropMembersSQL, addMembersSQL} {
 			err := each(servers, func(rows string) error {

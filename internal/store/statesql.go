@@ -63,26 +63,29 @@ func upsertStates(ctx context.Context, tx pgx.Tx, rows []*stateRow) error {
 	return nil
 }
 
-// A server is as bad as the worst of its enabled checks, at any location; unknown only when all of them are.
+// A server is as bad as the worst of its enabled checks, where they are probed from now; unknown when all of them are, and
+// when nothing of it is probed.
 const summarizeSQL = `
 WITH summary AS (
-    SELECT c.server_id,
+    SELECT s.id,
            CASE WHEN bool_or(k.status = 3) THEN 'critical'
                 WHEN bool_or(k.status = 4) THEN 'unreachable'
                 WHEN bool_or(k.status = 2) THEN 'degraded'
                 WHEN bool_or(k.status = 1) THEN 'healthy'
                 ELSE 'unknown' END AS status,
            max(k.checked_at) AS checked_at, max(k.seen_at) AS seen_at
-    FROM checks c JOIN check_states k ON k.check_id = c.id
-    WHERE c.server_id = ANY ($1) AND c.enabled
-    GROUP BY c.server_id
+    FROM managed_servers s
+    LEFT JOIN checks c ON c.server_id = s.id AND c.enabled AND s.lifecycle <> 'inactive'
+    LEFT JOIN check_states k ON k.check_id = c.id AND k.location = ANY (c.locations)
+    WHERE s.id = ANY ($1)
+    GROUP BY s.id
 )
 UPDATE managed_servers s SET
     health_status = summary.status,
     last_health_check_at = greatest(s.last_health_check_at, summary.checked_at),
     last_seen_at = greatest(s.last_seen_at, summary.seen_at)
 FROM summary
-WHERE s.id = summary.server_id
+WHERE s.id = summary.id
   AND (s.health_status IS DISTINCT FROM summary.status
        OR s.last_health_check_at IS DISTINCT FROM greatest(s.last_health_check_at, summary.checked_at)
        OR s.last_seen_at IS DISTINCT FROM greatest(s.last_seen_at, summary.seen_at))`
@@ -102,6 +105,11 @@ func summarize(ctx context.Context, tx pgx.Tx, checks []uuid.UUID) error {
 	if len(servers) == 0 {
 		return nil
 	}
+	return summarizeServers(ctx, tx, servers)
+}
+
+// summarizeServers expects servers that the transaction has locked.
+func summarizeServers[ID uuid.UUID | string](ctx context.Context, tx pgx.Tx, servers []ID) error {
 	if _, err := tx.Exec(ctx, summarizeSQL, servers); err != nil {
 		return fmt.Errorf("summarize servers: %w", err)
 	}
