@@ -103,7 +103,13 @@ func (c *Conn) consumeOnce(ctx context.Context, opts ConsumeOptions) error {
 	if err != nil {
 		return fmt.Errorf("open iterator: %w", err)
 	}
-	defer messages.Stop()
+	// Whatever ends this, what the iterator still holds is given back: the server
+	// would wait for its acknowledgement time before others get it.
+	defer func() {
+		messages.Drain()
+		c.release(drain(c, messages))
+		messages.Stop()
+	}()
 	for {
 		batch, err := c.nextBatch(ctx, messages, opts.MaxBatch, opts.MaxWait)
 		if err != nil {
@@ -114,11 +120,11 @@ func (c *Conn) consumeOnce(ctx context.Context, opts ConsumeOptions) error {
 		if err := opts.Handle(ctx, batch); err != nil {
 			messages.Drain()
 			opts.Log.Error("batch not stored", "stream", opts.Stream, "consumer", opts.Durable, "messages", len(batch), "err", err)
-			if err := waitAvailable(ctx, opts); err != nil {
-				return err
-			}
+			ended := waitAvailable(ctx, opts)
 			c.release(batch)
-			c.release(drain(c, messages))
+			if ended != nil {
+				return ended
+			}
 			return fmt.Errorf("batch of %d: %w", len(batch), err)
 		}
 		for _, msg := range batch {
@@ -183,10 +189,11 @@ func isTimeout(err error) bool {
 	return errors.Is(err, jetstream.ErrNoMessages) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errNextTimeout)
 }
 
-// drain takes what an iterator that was told to drain still holds.
+// drain takes what an iterator that was told to drain still holds. It ends with
+// the iterator, and at once when there is no server that would end it.
 func drain(c *Conn, messages jetstream.MessagesContext) []*Msg {
 	var rest []*Msg
-	for {
+	for c.Connected() {
 		raw, err := messages.Next(jetstream.NextMaxWait(time.Second))
 		if err != nil {
 			return rest
@@ -195,6 +202,7 @@ func drain(c *Conn, messages jetstream.MessagesContext) []*Msg {
 			rest = append(rest, msg)
 		}
 	}
+	return rest
 }
 
 // release asks the server to deliver messages again at once, instead of after

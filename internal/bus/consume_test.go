@@ -195,6 +195,72 @@ func TestConsumeSurvivesTheServer(t *testing.T) {
 	await(t, "consuming over a restart", c.done)
 }
 
+// TestConsumeHandsOverWhenItStops: a consumer that is told to stop gives back at
+// once what it has taken, stored or not, so that another need not wait until the
+// server believes that it is dead.
+func TestConsumeHandsOverWhenItStops(t *testing.T) {
+	t.Parallel()
+	conn := connected(t)
+	const n = 1_000
+	publishMany(t, conn, 0, n)
+	var once sync.Once
+	busy := make(chan struct{})
+	stop := run(t, func(ctx context.Context) error {
+		return conn.Consume(ctx, bus.ConsumeOptions{
+			Stream: bus.StreamEvents, Durable: "writer", MaxBatch: 100, MaxWait: 10 * time.Millisecond,
+			Available: func(context.Context) error { return nil }, Log: slog.New(slog.DiscardHandler),
+			Handle: func(ctx context.Context, _ []*bus.Msg) error {
+				once.Do(func() { close(busy) })
+				<-ctx.Done()
+				return ctx.Err()
+			},
+		})
+	})
+	await(t, "the first batch", busy)
+	stop()
+	next := newConsumer(n)
+	stop = run(t, func(ctx context.Context) error {
+		return conn.Consume(ctx, bus.ConsumeOptions{
+			Stream: bus.StreamEvents, Durable: "writer", MaxBatch: 100, MaxWait: 10 * time.Millisecond,
+			Handle: next.handle(t), Available: func(context.Context) error { return nil },
+		})
+	})
+	select {
+	case <-next.done:
+	case <-time.After(patience / 2): // half of the time after which the server gives them to others by itself
+		t.Error("messages stay with a consumer that has stopped")
+	}
+	stop()
+}
+
+// TestConsumeStopsWithoutServer: neither giving back nor stopping waits for a
+// server that is gone.
+func TestConsumeStopsWithoutServer(t *testing.T) {
+	t.Parallel()
+	server := newServer(t)
+	conn := connect(t, "nats://"+server.addr)
+	ensureStreams(t, conn)
+	publishMany(t, conn, 0, 500)
+	var once sync.Once
+	busy := make(chan struct{})
+	stop := run(t, func(ctx context.Context) error {
+		return conn.Consume(ctx, bus.ConsumeOptions{
+			Stream: bus.StreamEvents, Durable: "writer", MaxBatch: 100, MaxWait: 10 * time.Millisecond,
+			Available: func(context.Context) error { return nil }, Log: slog.New(slog.DiscardHandler),
+			Handle: func(ctx context.Context, _ []*bus.Msg) error {
+				once.Do(func() { close(busy) })
+				<-ctx.Done()
+				return ctx.Err()
+			},
+		})
+	})
+	await(t, "the first batch", busy)
+	server.nats.Stop()
+	stopped := make(chan struct{})
+	go func() { stop(); close(stopped) }()
+	await(t, "stopping without a server", stopped)
+}
+
 func TestDeadLetterFirst(t *testing.T) {
 	t.Parallel()
 	url := embeddedtest.NATS(t)
