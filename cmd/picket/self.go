@@ -2,9 +2,6 @@ package main
 
 import (
 	"context"
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/picketd/picket/internal/bus"
@@ -29,8 +26,6 @@ type runner interface {
 // makes data, then who stores it, last who says what there is to do.
 func (st *stack) services() []*part {
 	s := &st.settings
-	reload := make(chan os.Signal, 1)
-	signal.Notify(reload, syscall.SIGHUP)
 	return []*part{
 		st.newPart("prober", st.connected(func(kit *service.Kit, conn *bus.Conn) (runner, error) {
 			return prober.New(s.Prober, prober.Deps{Kit: kit, Conn: conn})
@@ -42,7 +37,7 @@ func (st *stack) services() []*part {
 			return writer.New(s.Writer, writer.Deps{Kit: kit, Conn: conn, Store: db})
 		})),
 		st.newPart("catalog", st.storing(func(kit *service.Kit, conn *bus.Conn, db *store.Store) (runner, error) {
-			return catalogservice.New(s.Catalog, catalogservice.Deps{Kit: kit, Conn: conn, Store: db, Builtin: st.builtin(), Reload: reload})
+			return catalogservice.New(s.Catalog, catalogservice.Deps{Kit: kit, Conn: conn, Store: db, Builtin: st.builtin(), Reload: st.reload})
 		})),
 	}
 }
@@ -94,10 +89,14 @@ func (st *stack) builtin() []catalog.Server {
 		},
 	}
 	for _, p := range st.parts {
-		servers = append(servers, catalog.Server{
+		server := catalog.Server{
 			Name: "picket-" + p.kit.Name, DisplayName: "Service " + p.kit.Name,
 			Checks: []catalog.Check{{Name: "health", Interval: selfInterval, HTTP: &picketv1.HTTPSpec{Url: st.url("/health/" + p.kit.Name)}}},
-		})
+		}
+		if server.Name == writer.WriterServer {
+			server.Checks = append(server.Checks, catalog.Check{Name: writer.BacklogCheck, Interval: time.Minute, Reported: true})
+		}
+		servers = append(servers, server)
 	}
 	if st.demo != nil {
 		servers = append(servers, st.demo.catalog()...)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"sync"
 	"syscall"
@@ -38,6 +39,7 @@ type stack struct {
 	listener net.Listener
 	demo     *demoFleet
 	metrics  *prometheus.Registry
+	reload   <-chan os.Signal // has the catalog read its file at once
 	// databaseKit and db answer for the database itself.
 	databaseKit *service.Kit
 	db          *store.Store
@@ -46,9 +48,9 @@ type stack struct {
 
 // newStack starts the servers inside, and makes the services without starting
 // them. After an error nothing is left running.
-func newStack(ctx context.Context, s settings, demo bool, log *slog.Logger) (_ *stack, err error) {
+func newStack(ctx context.Context, s settings, demo bool, reload <-chan os.Signal, log *slog.Logger) (_ *stack, err error) {
 	st := &stack{
-		settings: s, log: log, metrics: service.NewRegistry(),
+		settings: s, log: log, reload: reload, metrics: service.NewRegistry(),
 		databaseKit: &service.Kit{Name: "database", Version: service.Version(), Log: log, Health: service.NewHealth()},
 	}
 	defer func() {

@@ -7,9 +7,12 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/mattn/go-isatty"
 
 	"github.com/picketd/picket/internal/embedded"
 	"github.com/picketd/picket/internal/service"
@@ -47,8 +50,18 @@ func (c *upCommand) Run(ctx context.Context, std console) error {
 	if err := os.MkdirAll(s.DataDir, 0o755); err != nil {
 		return fmt.Errorf("make the data directory (another one: --data-dir): %w", err)
 	}
+	// A terminal that is closed hangs up, and Picket with it; to a program without one, that is the word to reload.
+	reload := make(chan os.Signal, 1)
+	if isatty.IsTerminal(os.Stdin.Fd()) {
+		var stop context.CancelFunc
+		ctx, stop = signal.NotifyContext(ctx, syscall.SIGHUP)
+		defer stop()
+	} else {
+		signal.Notify(reload, syscall.SIGHUP)
+		defer signal.Stop(reload)
+	}
 	started := time.Now()
-	stack, err := newStack(ctx, s, c.Demo, log)
+	stack, err := newStack(ctx, s, c.Demo, reload, log)
 	if err != nil {
 		return c.explain(err, s.AdminListen)
 	}

@@ -9,6 +9,13 @@ import (
 	"github.com/picketd/picket/internal/store"
 )
 
+// handleShown is handle, and shows whether it can: a writer that stores nothing is not ready, whatever the reason.
+func (s *Service) handleShown(ctx context.Context, batch []*bus.Msg) error {
+	err := s.handle(ctx, batch)
+	s.kit.Health.Set("storing", err)
+	return err
+}
+
 // handle stores a batch. It returns nil when every result in it is committed or safe as a dead letter.
 func (s *Service) handle(ctx context.Context, batch []*bus.Msg) error {
 	ctx, cancel := finish(ctx)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/picketd/picket/internal/bus"
@@ -141,6 +142,18 @@ func (w *world) until(what string, ok func() bool) {
 }
 
 // history is everything that is stored.
+func (w *world) exec(sql string) {
+	w.t.Helper()
+	conn, err := pgx.Connect(w.t.Context(), w.database.URL)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(w.t.Context()))
+	if _, err := conn.Exec(w.t.Context(), sql); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 func (w *world) history() []store.Result {
 	w.t.Helper()
 	rows, err := w.store.History(w.t.Context(), store.HistoryQuery{

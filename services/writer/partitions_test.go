@@ -92,25 +92,25 @@ func TestPartitionMissingIsCritical(t *testing.T) {
 	}
 	w.declare(time.Second)
 	svc, _ := w.service("one")
-	watch := partitionWatch{service: svc}
+	watch := reportWatch{service: svc, reported: reported{SelfServer, PartitionCheck, svc.lookAtPartitions}}
 	if err := watch.refresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	now := time.Now().UnixMilli()
-	missing := watch.look(t.Context(), now, 1)
+	missing := watch.seen(t.Context(), now, 1)
 	if missing.GetStatus() != picketv1.Status_STATUS_CRITICAL || missing.GetReason() != ReasonPartitionMissing {
 		t.Errorf("without partitions: %v", missing)
 	}
 	if err := w.store.EnsurePartitions(t.Context(), time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	if there := watch.look(t.Context(), now, 1); there.GetStatus() != picketv1.Status_STATUS_HEALTHY {
+	if there := watch.seen(t.Context(), now, 1); there.GetStatus() != picketv1.Status_STATUS_HEALTHY {
 		t.Errorf("with partitions: %v", there)
 	}
 	// Nobody can ask: that says nothing about partitions, and has a message identity of its own.
 	w.store.Close()
 	svc.store.Close()
-	unknown := watch.look(t.Context(), now, 1)
+	unknown := watch.seen(t.Context(), now, 1)
 	if unknown.GetStatus() != picketv1.Status_STATUS_UNKNOWN {
 		t.Errorf("without a database: %v", unknown)
 	}
@@ -123,5 +123,21 @@ func TestPartitionMissingIsCritical(t *testing.T) {
 	info, err := w.bus.StreamInfo(t.Context(), bus.StreamEvents)
 	if err != nil || info.Messages != 2 {
 		t.Errorf("%d messages (%v), want 2: a tick nobody looked at hides no outcome", info.Messages, err)
+	}
+}
+
+// TestBacklogIsReported: from half of the stream's room on, what is unread is critical, and it is well again below.
+func TestBacklogIsReported(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, bus.StreamLimits{})
+	svc, _ := w.service("one")
+	for _, step := range []struct {
+		share float64
+		want  picketv1.Status
+	}{{0, picketv1.Status_STATUS_HEALTHY}, {0.49, picketv1.Status_STATUS_HEALTHY}, {0.5, picketv1.Status_STATUS_CRITICAL}, {0.1, picketv1.Status_STATUS_HEALTHY}} {
+		svc.noteBacklog(step.share)
+		if got := svc.lookAtBacklog(t.Context(), time.Now()); got.status != step.want {
+			t.Errorf("at %v: %+v", step.share, got)
+		}
 	}
 }

@@ -30,8 +30,6 @@ const (
 	// finishGrace is how long a batch in hand may take once the service is told to stop. What is not committed by then
 	// comes again.
 	finishGrace = 5 * time.Second
-	// backlogAlarm is the unread share of the stream's room from which on it is said as an error.
-	backlogAlarm = 0.5
 )
 
 // Config is what the writer can be told.
@@ -78,6 +76,7 @@ type Service struct {
 	metrics  *metrics
 	results  *store.ResultWriter
 	position position
+	backlog  backlog
 
 	rows    atomic.Int64
 	refused atomic.Int64
@@ -126,13 +125,18 @@ func (s *Service) work(ctx context.Context) error {
 		return s.bus.Consume(ctx, bus.ConsumeOptions{
 			Stream: bus.StreamEvents, Durable: Durable, Log: s.log,
 			MaxBatch: s.config.BatchRows, MaxWait: s.config.BatchWait,
-			Handle: s.handle, Available: s.store.CheckSchema,
-			OnHole: s.recordHole, OnBacklog: s.reportBacklog,
+			Handle: s.handleShown, Available: s.store.CheckSchema,
+			OnHole: s.recordHole, OnBacklog: s.noteBacklog,
 		})
 	})
 	group.Go(func() error { s.flushStates(ctx); return nil })
 	group.Go(func() error { s.keepPartitions(ctx); return nil })
-	group.Go(func() error { s.watchPartitions(ctx); return nil })
+	for _, check := range []reported{
+		{SelfServer, PartitionCheck, s.lookAtPartitions},
+		{WriterServer, BacklogCheck, s.lookAtBacklog},
+	} {
+		group.Go(func() error { s.report(ctx, check); return nil })
+	}
 	return group.Wait()
 }
 
@@ -167,13 +171,6 @@ func (s *Service) flushStates(ctx context.Context) {
 	defer cancel()
 	if err := s.results.Flush(last); err != nil {
 		s.log.Warn("current states not written before the stop", "err", err)
-	}
-}
-
-func (s *Service) reportBacklog(share float64) {
-	s.metrics.backlog.Set(share)
-	if share >= backlogAlarm {
-		s.log.Error("unread results fill the stream, the oldest will be lost", "share", share)
 	}
 }
 

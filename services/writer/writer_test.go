@@ -354,3 +354,21 @@ func TestConfigIsChecked(t *testing.T) {
 		}
 	}
 }
+
+// TestWriterShowsThatItCannotStore: readiness is about the work, not only about an answer of the database.
+func TestWriterShowsThatItCannotStore(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, bus.StreamLimits{})
+	r := w.start("one", w.database.URL)
+	w.publish(results(1, time.Now()))
+	w.until("the first row", func() bool { return len(w.history()) == 1 })
+	w.exec(`ALTER TABLE check_states RENAME TO elsewhere`)
+	w.publish(results(3, time.Now()))
+	w.until("the writer to say that it cannot store", func() bool {
+		err := r.kit.Health.Ready()
+		return err != nil && strings.Contains(err.Error(), "storing")
+	})
+	w.exec(`ALTER TABLE elsewhere RENAME TO check_states`)
+	w.until("the rows", func() bool { return len(w.history()) >= 3 })
+	w.until("the writer to be ready again", func() bool { return r.kit.Health.Ready() == nil })
+}
