@@ -126,7 +126,7 @@ func BenchmarkFlush(b *testing.B) {
 
 func encodeAll(rows []Result) []byte {
 	buf := []byte(copyHeader)
-	for _, row := range sortBatch(rows) {
+	for _, row := range sortBatch(rows, nil) {
 		buf = appendResult(buf, row.Result)
 	}
 	return binary.BigEndian.AppendUint16(buf, 0xffff)

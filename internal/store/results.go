@@ -113,6 +113,9 @@ func compareKeys(a, b *batchRow) int {
 	return a.ScheduledAt.Compare(b.ScheduledAt)
 }
 
+// ErrForeign is why a row is refused that names another organization than its check is known to belong to.
+var ErrForeign = errors.New("check of another organization")
+
 // Write commits the rows, all that are not refused, before it returns nil. On an error, which [Classify] names, some
 // parts of the batch may be committed; writing the same rows again does no harm. Per identity the first real outcome
 // stays, and a real one replaces a missed marker.
@@ -123,17 +126,32 @@ func (w *ResultWriter) Write(ctx context.Context, rows []Result, redelivered boo
 	if len(rows) == 0 {
 		return Written{}, nil
 	}
-	batch := sortBatch(rows)
-	written := Written{Duplicates: len(rows) - len(batch)}
+	var written Written
+	foreign := w.states.foreign(rows)
+	for _, row := range foreign {
+		written.Refused = append(written.Refused, Refused{Row: row, Err: ErrForeign})
+	}
+	batch := sortBatch(rows, foreign)
+	if len(batch) == 0 {
+		return written, nil
+	}
+	written.Duplicates = len(rows) - len(foreign) - len(batch)
 	err := w.write(ctx, batch, redelivered, &written)
 	return written, err
 }
 
-// sortBatch brings the rows into key order, one per key.
-func sortBatch(rows []Result) []batchRow {
-	batch := make([]batchRow, len(rows))
+// sortBatch brings the rows into key order, one per key, without those at the indices to leave out, which ascend.
+func sortBatch(rows []Result, without []int) []batchRow {
+	batch := make([]batchRow, 0, len(rows))
 	for i := range rows {
-		batch[i] = newBatchRow(&rows[i], i)
+		if len(without) > 0 && without[0] == i {
+			without = without[1:]
+			continue
+		}
+		batch = append(batch, newBatchRow(&rows[i], i))
+	}
+	if len(batch) == 0 {
+		return nil
 	}
 	slices.SortFunc(batch, func(a, b batchRow) int {
 		if c := compareKeys(&a, &b); c != 0 {

@@ -64,6 +64,20 @@ type states struct {
 
 func newStates() states { return states{known: map[stateKey]*state{}, limit: maxStates} }
 
+// foreign returns the indices of rows about checks that belong to another organization than they say: whoever may publish
+// for one has no say in another, and the first result of a tick is the one that stays.
+func (s *states) foreign(rows []Result) []int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var foreign []int
+	for i := range rows {
+		if known, ok := s.known[stateKey{rows[i].CheckID, rows[i].Location}]; ok && known.org != rows[i].Org {
+			foreign = append(foreign, i)
+		}
+	}
+	return foreign
+}
+
 // foldedState is one row after a batch.
 type foldedState struct {
 	row     stateRow

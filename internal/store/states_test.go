@@ -2,6 +2,7 @@ package store
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -165,5 +166,34 @@ func TestStatesAreBounded(t *testing.T) {
 		if len(known.known) > 100 {
 			t.Fatalf("%d states known, limit 100", len(known.known))
 		}
+	}
+}
+
+// TestForeignResultsAreRefused: the first result of a tick stays, so that one sent for another organization's check would
+// take the place of what its own prober saw.
+func TestForeignResultsAreRefused(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	w := s.NewResultWriter()
+	at := time.Now().UTC().Truncate(time.Second)
+	own := func(i int) Result { return outcome(1, at.Add(time.Duration(i)*time.Second)) }
+	write(t, w, []Result{own(0)})
+	forged := own(1)
+	forged.Org = "other"
+	written, err := w.Write(t.Context(), []Result{own(2), forged, own(3)}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(written.Refused) != 1 || written.Refused[0].Row != 1 || !errors.Is(written.Refused[0].Err, ErrForeign) || written.Rows != 2 || written.Duplicates != 0 {
+		t.Errorf("%+v", written)
+	}
+	if written, err := w.Write(t.Context(), []Result{forged}, true); err != nil || len(written.Refused) != 1 || written.Rows != 0 {
+		t.Errorf("%+v, %v", written, err)
+	}
+	if written := write(t, w, []Result{own(1)}); written.Rows != 1 {
+		t.Errorf("its own result of that tick: %+v", written)
+	}
+	if n := query[int](t, s, `SELECT count(*) FROM server_health_checks WHERE org = 'other'`); n != 0 {
+		t.Errorf("%d forged rows", n)
 	}
 }
