@@ -63,7 +63,7 @@ func (e *engine) turn(mono time.Duration) (wait time.Duration) {
 	if ring := e.replicas.update(mono); !ring.Equal(e.ring) {
 		before := e.ring
 		e.ring = ring
-		e.sched.follow(ring, e.replicas.settled(ring, mono))
+		e.sched.follow(ring, e.replicas.settled(ring, mono), suspended)
 		e.log.Info("replicas changed", "before", before.Members(), "now", ring.Members(), "owned", e.sched.figures().Owned)
 	}
 	e.sched.advance(suspended)
@@ -169,7 +169,20 @@ func (p *Service) sayGoodbye(untilMS int64) {
 	if err := p.conn.Flush(ctx); err != nil {
 		p.log.Warn("goodbye not confirmed", "err", err)
 	}
-	// Who starts next, and finds nobody alive, begins where this process ended.
+}
+
+// signOff writes into the roster what of the ticks until an instant is settled:
+// who starts next, and finds nobody alive, begins there. It is written before and
+// after the last probes have ended, for a stop may be cut short.
+func (p *Service) signOff(untilMS int64) {
+	if !p.conn.Connected() {
+		return // the roster keeps what it said when last written
+	}
+	status := p.status()
+	status.Running, status.Ready, status.Owned = false, false, 0
+	status.SettledUntil = timestamppb.New(time.UnixMilli(p.ledger.until(untilMS)))
+	ctx, cancel := context.WithTimeout(context.Background(), retryEvery)
+	defer cancel()
 	if _, _, err := p.conn.EnrollWorker(ctx, status); err != nil {
 		p.log.Warn("roster not written at the stop", "err", err)
 	}
@@ -192,6 +205,7 @@ func (p *Service) followClock(ctx context.Context, measured chan<- []*picketv1.W
 		if !known {
 			if roster, err = p.conn.Roster(ctx, p.kit.Name, p.kit.Location); err == nil {
 				known = true
+				p.holdPredecessor(roster)
 			}
 		}
 		if err == nil {
@@ -209,6 +223,16 @@ func (p *Service) followClock(ctx context.Context, measured chan<- []*picketv1.W
 				p.log.Warn("clock not measured", "err", err)
 			}
 			timer.Reset(retryEvery)
+		}
+	}
+}
+
+// holdPredecessor keeps what the last process of this name has said of itself in
+// the roster, which is written anew from now on, until this one has joined.
+func (p *Service) holdPredecessor(roster []*picketv1.WorkerStatus) {
+	for _, status := range roster {
+		if status.GetInstance() == p.kit.Instance {
+			p.ledger.hold(settledOf(status))
 		}
 	}
 }

@@ -142,16 +142,28 @@ func (s *scheduler) drop(c *check, nowMS int64) {
 	}
 }
 
-// follow makes the ring count from now on. A check that comes from a member that
-// is gone is taken over from what that member had settled; one that comes from a
-// member that lives, from a moment ago.
-func (s *scheduler) follow(ring tick.Ring, settledMS map[string]int64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.followLocked(ring, settledMS, s.opts.NowMS())
+// handOver drops a check after what was due until now has been decided, the slot
+// that has begun included, which the wheel still holds: this process says that it
+// has settled that, and who takes the check may find it too old.
+func (s *scheduler) handOver(c *check, nowMS int64) {
+	if c.owned {
+		s.decide(c, nowMS, causeOverload)
+		s.deferLate(nowMS)
+	}
+	s.drop(c, nowMS)
 }
 
-func (s *scheduler) followLocked(ring tick.Ring, settledMS map[string]int64, nowMS int64) {
+// follow makes the ring count from now on. A check that comes from a member that
+// is gone is taken over from what that member had settled; one that comes from a
+// member that lives, from a moment ago. After a suspension others have had since
+// what this process has not released.
+func (s *scheduler) follow(ring tick.Ring, settledMS map[string]int64, suspended bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.followLocked(ring, settledMS, s.opts.NowMS(), suspended)
+}
+
+func (s *scheduler) followLocked(ring tick.Ring, settledMS map[string]int64, nowMS int64, suspended bool) {
 	old := s.ring
 	s.ring = ring
 	for _, c := range s.checks {
@@ -161,8 +173,10 @@ func (s *scheduler) followLocked(ring tick.Ring, settledMS map[string]int64, now
 		switch entitled := s.entitled(c, ring); {
 		case entitled && !c.owned:
 			s.inherit(c, old.Owner(c.target.key), settledMS, nowMS)
-		case !entitled && c.owned:
+		case !entitled && c.owned && suspended:
 			s.drop(c, nowMS)
+		case !entitled && c.owned:
+			s.handOver(c, nowMS)
 		}
 	}
 	s.deferLate(nowMS)
@@ -205,7 +219,7 @@ func (s *scheduler) activate(ring, former tick.Ring, settledMS map[string]int64)
 	s.active = true
 	s.sinceMS = s.opts.NowMS()
 	s.ring = former
-	s.followLocked(ring, settledMS, s.sinceMS)
+	s.followLocked(ring, settledMS, s.sinceMS, false)
 }
 
 // correct has the clock corrected and follows when that was a step: ticks that it
@@ -274,7 +288,7 @@ func (s *scheduler) stop(settledMS map[string]int64) (untilMS int64) {
 		if c.giver != "" {
 			s.explain(c, settledMS) // nobody is left who would
 		}
-		s.drop(c, now)
+		s.handOver(c, now)
 	}
 	s.dispatch(now)
 	return now

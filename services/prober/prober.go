@@ -152,9 +152,9 @@ func (p *Service) Run(ctx context.Context) error {
 	ticking, stopTicking := context.WithCancel(ctx)
 	defer stopTicking()
 	defer context.AfterFunc(outer, stopTicking)()
-	p.tick(ticking)
+	joined := p.tick(ticking)
 
-	p.shutDown()
+	p.shutDown(joined)
 	stopOuter()
 	if err := group.Wait(); err != nil {
 		return fmt.Errorf("prober: %w", err)
@@ -163,8 +163,8 @@ func (p *Service) Run(ctx context.Context) error {
 }
 
 // tick joins the others when everything is known that it takes, and turns the
-// wheel until ctx ends.
-func (p *Service) tick(ctx context.Context) {
+// wheel until ctx ends. It reports whether it came to joining.
+func (p *Service) tick(ctx context.Context) (joined bool) {
 	listed := make(chan struct{})
 	measured := make(chan []*picketv1.WorkerStatus, 1)
 	var parts errgroup.Group
@@ -189,14 +189,16 @@ func (p *Service) tick(ctx context.Context) {
 		func() bool { return p.joins(ctx) },
 	} {
 		if !wait() {
-			return
+			return false
 		}
 	}
 	p.engine.join(roster, p.mono())
+	p.ledger.join()
 	p.kit.Health.Set("schedule", nil)
 	f := p.sched.figures()
 	p.log.Info("probing", "checks", f.Known, "owned", f.Owned, "replicas", len(p.engine.ring.Members()), "in_flight_limit", f.Limit)
 	p.turn(ctx)
+	return true
 }
 
 // joins waits until this process is one of the replicas: at once, but for the
@@ -221,10 +223,14 @@ func received[T any](ctx context.Context, c <-chan T) bool {
 	}
 }
 
-// shutDown stops in order; each step is bounded.
-func (p *Service) shutDown() {
+// shutDown stops in order; each step is bounded. Who never joined has nothing to
+// hand over, and must not say that it had settled anything.
+func (p *Service) shutDown(joined bool) {
 	until := p.engine.leave(p.mono())
-	p.sayGoodbye(until)
+	if joined {
+		p.sayGoodbye(until)
+		p.signOff(until)
+	}
 	p.finish()
 	// What hangs still is cut off, and reported by its worker.
 	p.stopProbes()
@@ -238,6 +244,9 @@ func (p *Service) shutDown() {
 	defer cancel()
 	if err := p.publisher.Drain(ctx); err != nil {
 		p.log.Error("results not published before the stop", "err", err)
+	}
+	if joined {
+		p.signOff(until)
 	}
 }
 

@@ -17,9 +17,22 @@ type ledger struct {
 	queued []int64
 	first  int   // of queued that is not settled
 	done   int64 // settled since the start
+	held   int64 // what is said instead until the process has joined; 0: nothing
 }
 
 func newLedger() *ledger { return &ledger{due: map[int64]int{}} }
+
+// hold makes the ledger say what the last process of this name had settled. One
+// that ends before it has joined has settled nothing more, and who starts next
+// begins where its predecessor would have.
+func (l *ledger) hold(settledMS int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.held = settledMS
+}
+
+// join makes the ledger speak for itself.
+func (l *ledger) join() { l.hold(0) }
 
 // add notes a tick that is going to be run or missed.
 func (l *ledger) add(atMS int64) {
@@ -58,6 +71,9 @@ func (l *ledger) settle(total int64) {
 func (l *ledger) until(nowMS int64) int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.held != 0 {
+		return min(l.held, nowMS)
+	}
 	until := nowMS
 	for step := range l.due {
 		until = min(until, step*settleMS-1)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"time"
 
@@ -60,6 +61,9 @@ type simReplica struct {
 	unsent               []func() // results that wait for the bus
 	sent                 int64
 	inbox                []*picketv1.WorkerStatus // heard while frozen
+	former               []*picketv1.WorkerStatus // the roster before this process was in it
+	enrolled             bool
+	leftMS               int64
 	lastRun              map[string]int64
 	offset               time.Duration // of its clock to the true one
 	inFlight, mostAtOnce int
@@ -114,7 +118,21 @@ func (s *sim) start(name string, opts schedulerOptions) *simReplica {
 		r.sched.put(t)
 	}
 	s.replicas = append(s.replicas, r)
+	if !s.down {
+		r.enroll()
+	}
 	return r
+}
+
+// enroll reads who was there before, and writes this process into the roster: the
+// measurement of the clock does, long before it has joined.
+func (r *simReplica) enroll() {
+	r.former = slices.Collect(maps.Values(r.sim.roster))
+	if last := r.sim.roster[r.name]; last != nil {
+		r.ledger.hold(settledOf(last))
+	}
+	r.sim.roster[r.name] = r.status()
+	r.enrolled = true
 }
 
 func (r *simReplica) nowMS() int64 { return simEpochMS + (r.sim.mono + r.offset).Milliseconds() }
@@ -208,13 +226,25 @@ func (s *sim) send(status *picketv1.WorkerStatus) {
 func (r *simReplica) stop() {
 	until := r.engine.leave(r.sim.mono)
 	r.stopping = true
-	if !r.sim.down {
+	if r.joined && !r.sim.down {
 		status := r.status()
 		status.Running = false
 		status.SettledUntil = timestamppb.New(time.UnixMilli(until))
 		r.sim.send(status)
-		r.sim.roster[r.name] = status
 	}
+	r.leftMS = until
+	r.signOff()
+}
+
+// signOff writes what is settled into the roster, when a stop begins and when it is done.
+func (r *simReplica) signOff() {
+	if !r.joined || r.sim.down {
+		return
+	}
+	status := r.status()
+	status.Running = false
+	status.SettledUntil = timestamppb.New(time.UnixMilli(r.ledger.until(r.leftMS)))
+	r.sim.roster[r.name] = status
 }
 
 // kill ends a process at once; what it had not published is gone.
@@ -261,16 +291,17 @@ func (r *simReplica) step() {
 	switch {
 	case r.stopping:
 		if r.sched.advance(false); r.sched.idle() && len(r.unsent) == 0 {
+			r.signOff()
 			r.kill()
 		}
 	case !r.joined:
 		if s.mono >= r.joinAt && !s.down && r.reps.update(s.mono).Has(r.name) {
 			r.joined = true
-			var roster []*picketv1.WorkerStatus
-			for _, status := range s.roster {
-				roster = append(roster, status)
+			if !r.enrolled {
+				r.enroll()
 			}
-			r.engine.join(roster, s.mono)
+			r.engine.join(r.former, s.mono)
+			r.ledger.join()
 			r.wakeAt = s.mono
 		}
 	case s.mono >= r.wakeAt:
