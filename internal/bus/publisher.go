@@ -225,6 +225,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 	if err := p.open(); err != nil {
 		return err
 	}
+	defer p.conn.OnState(func(bool) { p.lose() })()
 	wait := retryWaitMin
 	for {
 		before := p.Stats().Acknowledged
@@ -380,6 +381,24 @@ func (p *Publisher) answer(msg *nats.Msg, err error) {
 	}
 	p.mu.Unlock()
 	p.giveUp(refused)
+}
+
+// lose gives up waiting for answers to what was sent over a connection that is
+// gone: the client would wait for some of them until their time-out.
+func (p *Publisher) lose() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.unanswered == 0 {
+		return
+	}
+	for i := range p.flight.len() {
+		if item := p.flight.at(i); !item.answered {
+			item.answered, item.err = true, ErrDisconnected
+		}
+	}
+	p.unanswered = 0
+	p.failure = cmp.Or(p.failure, ErrDisconnected)
+	p.poke()
 }
 
 // leave counts a message that is settled, and reports whether the stream refused
