@@ -4,7 +4,7 @@
 //
 //   - subject.go builds and parses every subject.
 //   - stream.go names the streams and creates them.
-//   - publish.go and publisher.go send: one message with its acknowledgement, or a
+//   - message.go, publisher.go and flight.go send: one message with its acknowledgement, or a
 //     FIFO that keeps order and loses nothing while the server is away.
 //   - consume.go and follow.go receive: a shared durable with acknowledgement after
 //     commit, or the whole stream in order.
