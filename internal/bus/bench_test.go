@@ -196,7 +196,9 @@ func BenchmarkPublish(b *testing.B) {
 				}
 			})
 			cancel()
-			<-done
+			if err := <-done; err != nil {
+				b.Fatal(err)
+			}
 		})
 		b.Run(pace.name+"/nothing", func(b *testing.B) {
 			run := time.Now().UnixNano()
