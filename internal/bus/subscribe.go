@@ -38,16 +38,14 @@ func filterToken(word string) string {
 // looking on: nothing is stored, nothing acknowledged, and who is too slow misses some.
 func (c *Conn) Subscribe(ctx context.Context, subjects []string, handle func(*Msg)) error {
 	messages := make(chan *nats.Msg, followBuffer)
+	var subs []*nats.Subscription
+	defer func() { c.unsubscribe(subs) }()
 	for _, subject := range subjects {
 		sub, err := c.nc.ChanSubscribe(subject, messages)
 		if err != nil {
 			return fmt.Errorf("subscribe to %s: %w", subject, err)
 		}
-		defer func() {
-			if err := sub.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
-				c.log.Debug("subscription not ended", "subject", subject, "err", err)
-			}
-		}()
+		subs = append(subs, sub)
 	}
 	for {
 		select {
@@ -58,6 +56,14 @@ func (c *Conn) Subscribe(ctx context.Context, subjects []string, handle func(*Ms
 			})
 		case <-ctx.Done():
 			return nil
+		}
+	}
+}
+
+func (c *Conn) unsubscribe(subs []*nats.Subscription) {
+	for _, sub := range subs {
+		if err := sub.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
+			c.log.Debug("subscription not ended", "subject", sub.Subject, "err", err)
 		}
 	}
 }
