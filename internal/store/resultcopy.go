@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -41,11 +42,36 @@ const copyPiece = 64 << 10
 func (e *copyEncoder) copyResults(ctx context.Context, tx pgx.Tx, batch []batchRow) (int, error) {
 	e.rest, e.read, e.done = batch, 0, false
 	e.buf = append(e.buf[:0], copyHeader...)
-	tag, err := tx.Conn().PgConn().CopyFrom(ctx, e, copyResultsSQL)
+	r := &copyReader{encoder: e}
+	tag, err := tx.Conn().PgConn().CopyFrom(ctx, r, copyResultsSQL)
+	r.detach()
 	if err != nil {
 		return 0, fmt.Errorf("copy results: %w", err)
 	}
 	return int(tag.RowsAffected()), nil
+}
+
+// copyReader lends an encoder to one COPY. When the connection is lost, pgconn returns while its own goroutine may be
+// about to read again: that one must find neither the rows, which are the caller's again, nor the next COPY.
+type copyReader struct {
+	mu      sync.Mutex
+	encoder *copyEncoder
+}
+
+func (r *copyReader) Read(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.encoder == nil {
+		return 0, io.ErrClosedPipe
+	}
+	return r.encoder.Read(p)
+}
+
+// detach takes the encoder back, after a read that is under way.
+func (r *copyReader) detach() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.encoder.rest, r.encoder = nil, nil
 }
 
 // Read encodes what is asked for.

@@ -385,3 +385,19 @@ func TestClassify(t *testing.T) {
 		t.Errorf("an error of nobody is %v", got)
 	}
 }
+
+// A read that comes after its COPY has ended, as pgconn's does when the connection is lost, takes nothing from the next.
+func TestCopyReaderIsDetached(t *testing.T) {
+	t.Parallel()
+	encoder := &copyEncoder{buf: []byte(copyHeader)}
+	late := &copyReader{encoder: encoder}
+	late.detach()
+	next := &copyReader{encoder: encoder}
+	if n, err := late.Read(make([]byte, 100)); n != 0 || err == nil {
+		t.Errorf("late read: %d bytes, %v", n, err)
+	}
+	piece := make([]byte, 100)
+	if n, err := next.Read(piece); err != nil || string(piece[:n])[:len(copyHeader)] != copyHeader {
+		t.Errorf("next read: %q, %v", piece[:n], err)
+	}
+}
