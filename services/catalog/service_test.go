@@ -13,6 +13,7 @@ import (
 	"github.com/picketd/picket/internal/catalog"
 	"github.com/picketd/picket/internal/embedded"
 	"github.com/picketd/picket/internal/embedded/embeddedtest"
+	"github.com/picketd/picket/internal/service"
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
@@ -104,7 +105,9 @@ func TestTheEnvironmentIsRefusedByName(t *testing.T) {
 	t.Parallel()
 	config := DefaultConfig()
 	config.EnvInterval, config.ConfirmRemoval = time.Second, -1
-	_, err := New(config, Deps{Environ: []string{"A_HEALTH_URL=ftp://x", "B_HEALTH_URL=http://u@x"}})
+	_, err := New(config, Deps{
+		Kit: &service.Kit{Location: "local"}, Environ: []string{"A_HEALTH_URL=ftp://x", "B_HEALTH_URL=http://u@x"},
+	})
 	for _, name := range []string{"HEALTH_CHECK_INTERVAL", "PICKET_CATALOG_CONFIRM_REMOVAL", "A_HEALTH_URL", "B_HEALTH_URL"} {
 		if err == nil || strings.Count(err.Error(), name) != 1 {
 			t.Errorf("%s is not refused once: %v", name, err)
