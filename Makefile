@@ -14,7 +14,7 @@ BENCH ?= .
 .PHONY: help up test bench microbench lint fmt gen verify contract fix build clean tools go
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-15s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-17s %s\n", $$1, $$2 }'
 
 up: go ## run Picket with everything it needs; ARGS=--demo adds a small fleet, ARGS=--help lists the flags
 	@[ -e bin/picket ] || echo 'compiling Picket (minutes the first time, seconds from then on)' >&2
