@@ -108,7 +108,7 @@ func (t *continuity) hole(info StreamInfo, floor uint64) (Hole, bool) {
 	t.jump = Hole{}
 	hole := Hole{Stream: t.opts.Stream, Epoch: t.epoch, Until: info.FirstTime}
 	switch first := info.FirstSeq; {
-	case floor > 0 && first > floor+1:
+	case first > floor+1: // the floor of a durable begins before the first message that there was when it was made
 		hole.From, hole.To = floor+1, first-1
 	case jump.To > 0 && first > jump.From:
 		hole.From, hole.To = jump.From, min(jump.To, first-1)
