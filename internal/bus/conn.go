@@ -158,7 +158,10 @@ func (c *Conn) WaitConnected(ctx context.Context) error {
 	case <-up:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("wait for nats: %w", errors.Join(ctx.Err(), c.Ready()))
+		if err := c.Ready(); err != nil {
+			return fmt.Errorf("wait for nats: %w: %w", ctx.Err(), err)
+		}
+		return fmt.Errorf("wait for nats: %w", ctx.Err())
 	}
 }
 

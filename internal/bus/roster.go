@@ -11,7 +11,7 @@ import (
 )
 
 // Roster returns what the processes of a service at a location last wrote of
-// themselves, those that died in the last minutes among them. What does not read
+// themselves, those that ended within a day among them. What does not read
 // is left out. It is for people, and for a process that starts and asks who was
 // there before; who lives is heard, not read.
 func (c *Conn) Roster(ctx context.Context, service, location string) ([]*picketv1.WorkerStatus, error) {

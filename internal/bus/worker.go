@@ -16,7 +16,10 @@ import (
 // BucketWorkers is a roster for people; ownership never reads it.
 const BucketWorkers = "picket_workers"
 
-const rosterAge = 2 * time.Minute
+// rosterAge is how long a process is remembered after its last word: a prober
+// that starts after everybody was gone begins where the last of them had settled,
+// and what it explains must still be within the contract of results.
+const rosterAge = 24 * time.Hour
 
 // Heartbeat sends a process's state to whoever listens now. It is not stored:
 // membership is heard. It waits for nothing but the connection's own buffer.
@@ -62,7 +65,7 @@ func (c *Conn) EnrollWorker(ctx context.Context, status *picketv1.WorkerStatus) 
 	kv, err := c.js.KeyValue(ctx, BucketWorkers)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
 		kv, err = c.js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-			Bucket: BucketWorkers, Description: "who works for Picket now; for people", TTL: rosterAge, MaxBytes: leastMaxBytes,
+			Bucket: BucketWorkers, Description: "who works for Picket, and who did within a day", TTL: rosterAge, MaxBytes: leastMaxBytes,
 		})
 	}
 	if err != nil {

@@ -23,19 +23,17 @@ var programs string
 func TestMain(m *testing.M) {
 	if err := build(); err != nil {
 		fmt.Fprintln(os.Stderr, "build the programs under test:", err)
+		os.RemoveAll(programs)
 		os.Exit(1)
 	}
-	embeddedtest.Main(m)
+	code := embeddedtest.Run(m)
+	os.RemoveAll(programs)
+	os.Exit(code)
 }
 
 func build() error {
-	// The same place every time: the linker has less to do, and nothing is left behind many times over.
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		cache = os.TempDir()
-	}
-	programs = filepath.Join(cache, "picket", "system-test")
-	if err := os.MkdirAll(programs, 0o755); err != nil {
+	var err error
+	if programs, err = os.MkdirTemp("", "pkt-programs-"); err != nil {
 		return err
 	}
 	list := append([]string{"build", "-o", programs + string(filepath.Separator)}, raceFlags()...)
