@@ -1,6 +1,7 @@
 package prober
 
 import (
+	"fmt"
 	"testing"
 	"time"
 )
@@ -60,4 +61,110 @@ func TestEndingBeforeJoining(t *testing.T) {
 			report(t, s.audit(simEpochMS+2_000, s.nowMS()-2_000))
 		})
 	}
+}
+
+// Of three that had a check one after the other the first two die, the first with
+// a tick in flight: the second had taken over to explain it, and the third does.
+func TestTakenFromTwoThatDie(t *testing.T) {
+	t.Parallel()
+	for _, pause := range []time.Duration{0, time.Millisecond, 2 * time.Millisecond, 400 * time.Millisecond} {
+		for _, firstDiesFirst := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%v apart, in order %v", pause, firstDiesFirst), func(t *testing.T) {
+				t.Parallel()
+				s := newSim(simTargets(60, 2_000))
+				s.lasts = func(c *target, _ int64) time.Duration { return time.Duration(c.timeoutMS) * time.Millisecond }
+				first := s.start("prober-1", schedulerOptions{})
+				s.run(listenFor + 1225*time.Millisecond)
+				second := s.start("prober-2", schedulerOptions{})
+				s.run(pause)
+				s.start("prober-3", schedulerOptions{})
+				s.run(1760*time.Millisecond - pause)
+				dies, next := second, first
+				if firstDiesFirst {
+					dies, next = first, second
+				}
+				dies.kill()
+				s.run(16 * time.Millisecond)
+				next.kill()
+				s.run(20 * time.Second)
+				report(t, s.audit(simEpochMS+1_400, s.nowMS()-3_000))
+			})
+		}
+	}
+}
+
+// A process that ends before it has joined had taken nothing from the one that
+// lives, though the roster names it as one that was there.
+func TestEndingBeforeJoiningOneThatDies(t *testing.T) {
+	t.Parallel()
+	s := newSim(simTargets(60, 10_000))
+	s.lasts = func(c *target, _ int64) time.Duration { return time.Duration(c.timeoutMS) * time.Millisecond }
+	first := s.start("prober-1", schedulerOptions{})
+	s.run(15 * time.Second)
+	second := s.start("prober-2", schedulerOptions{})
+	s.run(listenFor / 2)
+	second.kill()
+	s.start("prober-3", schedulerOptions{})
+	s.run(listenFor + 500*time.Millisecond)
+	first.kill()
+	s.run(30 * time.Second)
+	report(t, s.audit(simEpochMS+2_000, s.nowMS()-12_000))
+}
+
+// A prober dies or stops before it has found another dead: who came meanwhile, and
+// never heard that one, explains what it had in flight and what was due since.
+func TestHeirOfTheDeadGoesToo(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(*simReplica){"stopped": (*simReplica).stop, "killed": (*simReplica).kill} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSim(simTargets(60, 2_000))
+			first, second := s.start("prober-1", schedulerOptions{}), s.start("prober-2", schedulerOptions{})
+			s.run(10 * time.Second)
+			first.kill()
+			s.start("prober-3", schedulerOptions{})
+			s.run(listenFor + 2*time.Millisecond)
+			end(second)
+			s.run(20 * time.Second)
+			report(t, s.audit(simEpochMS+2_000, s.nowMS()-3_000))
+		})
+	}
+}
+
+// A prober that is killed and comes back under its name before it was missed: who
+// had taken checks from it explains what it had in flight, and neither waits for
+// the other to settle.
+func TestComingBackAtOnce(t *testing.T) {
+	t.Parallel()
+	s := newSim(simTargets(60, 10_000))
+	s.lasts = func(c *target, _ int64) time.Duration { return time.Duration(c.timeoutMS) * time.Millisecond }
+	first := s.start("prober-1", schedulerOptions{})
+	s.run(15 * time.Second)
+	second := s.start("prober-2", schedulerOptions{})
+	s.run(listenFor + 500*time.Millisecond)
+	first.kill()
+	s.run(time.Second)
+	s.start("prober-1", schedulerOptions{})
+	s.run(30 * time.Second)
+	report(t, s.audit(simEpochMS+2_000, s.nowMS()-12_000))
+	if settled := settledOf(second.status()); settled < s.nowMS()-12_000 {
+		t.Errorf("settled until %d ms ago", s.nowMS()-settled)
+	}
+}
+
+// A prober that did not run for a while keeps the others in its ring until they
+// had time to be heard. When it dies before it has found one of them gone, who is
+// left explains what neither had looked at.
+func TestWokenAndDeadBeforeItKnows(t *testing.T) {
+	t.Parallel()
+	s := newSim(simTargets(60, 2_000))
+	first, second := s.start("prober-1", schedulerOptions{}), s.start("prober-2", schedulerOptions{})
+	s.run(5 * time.Second)
+	first.frozenUntil = s.mono + 7*time.Second
+	second.kill()
+	s.start("prober-3", schedulerOptions{})
+	s.run(12*time.Second - time.Millisecond)
+	first.kill()
+	s.run(20 * time.Second)
+	report(t, s.audit(simEpochMS+2_000, s.nowMS()-3_000))
 }

@@ -60,6 +60,9 @@ func (e *engine) turn(mono time.Duration) (wait time.Duration) {
 		e.replicas.suspended(mono)
 		e.log.Warn("process did not run", "for", mono-e.planned)
 	}
+	if replaced := e.replicas.replacements(); replaced != nil {
+		e.sched.replace(replaced)
+	}
 	if ring := e.replicas.update(mono); !ring.Equal(e.ring) {
 		before := e.ring
 		e.ring = ring
@@ -86,7 +89,13 @@ func (e *engine) turn(mono time.Duration) (wait time.Duration) {
 // leave ends the ticking and returns the instant after which every tick is the
 // others' business.
 func (e *engine) leave(mono time.Duration) (untilMS int64) {
-	return e.sched.stop(e.replicas.settled(e.ring, mono))
+	return min(e.replicas.silent(mono), e.sched.stop(e.replicas.settled(e.ring, mono)))
+}
+
+// owed returns until when those have settled whom this process would have to
+// explain. It is safe for concurrent use.
+func (e *engine) owed(mono time.Duration) (untilMS int64) {
+	return min(e.replicas.silent(mono), e.sched.owed(e.replicas.said()))
 }
 
 // turn turns the wheel until ctx ends: it wakes when something is due and once a
@@ -115,10 +124,11 @@ func (p *Service) turn(ctx context.Context) {
 func (p *Service) status() *picketv1.WorkerStatus {
 	p.ledger.settle(settledMessages(p.publisher.Stats()))
 	now := p.clock.Now()
+	owed := p.engine.owed(p.mono()) // before the ledger, which takes up what is explained
 	settled := p.ledger.until(now.UnixMilli())
 	status := p.kit.Status(now)
 	status.Owned = int64(p.sched.figures().Owned)
-	status.SettledUntil = timestamppb.New(time.UnixMilli(settled))
+	status.SettledUntil = timestamppb.New(time.UnixMilli(min(settled, owed)))
 	p.stats.fill(status, now.UnixMilli(), settled)
 	return status
 }

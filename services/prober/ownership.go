@@ -1,6 +1,8 @@
 package prober
 
 import (
+	"math"
+
 	"github.com/picketd/picket/internal/tick"
 )
 
@@ -160,10 +162,10 @@ func (s *scheduler) handOver(c *check, nowMS int64) {
 func (s *scheduler) follow(ring tick.Ring, settledMS map[string]int64, suspended bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.followLocked(ring, settledMS, s.opts.NowMS(), suspended)
+	s.followLocked(ring, tick.Ring{}, settledMS, s.opts.NowMS(), suspended)
 }
 
-func (s *scheduler) followLocked(ring tick.Ring, settledMS map[string]int64, nowMS int64, suspended bool) {
+func (s *scheduler) followLocked(ring, met tick.Ring, settledMS map[string]int64, nowMS int64, suspended bool) {
 	old := s.ring
 	s.ring = ring
 	for _, c := range s.checks {
@@ -172,11 +174,16 @@ func (s *scheduler) followLocked(ring tick.Ring, settledMS map[string]int64, now
 		}
 		switch entitled := s.entitled(c, ring); {
 		case entitled && !c.owned:
-			s.inherit(c, old.Owner(c.target.key), settledMS, nowMS)
+			s.inherit(c, old.Owner(c.target.key), met.Owner(c.target.key), settledMS, nowMS)
 		case !entitled && c.owned && suspended:
 			s.drop(c, nowMS)
 		case !entitled && c.owned:
 			s.handOver(c, nowMS)
+		}
+	}
+	for giver := range s.givers {
+		if !ring.Has(giver) {
+			delete(s.givers, giver)
 		}
 	}
 	s.deferLate(nowMS)
@@ -184,8 +191,10 @@ func (s *scheduler) followLocked(ring tick.Ring, settledMS map[string]int64, now
 	s.opts.Wake()
 }
 
-// inherit takes a check from the member that had it.
-func (s *scheduler) inherit(c *check, giver string, settledMS map[string]int64, nowMS int64) {
+// inherit takes a check from the member that had it. Who joins names whom of
+// those alive the check would have without it: a former owner that is gone, and
+// known from the roster alone, may never have come to take it from that one.
+func (s *scheduler) inherit(c *check, giver, met string, settledMS map[string]int64, nowMS int64) {
 	from := nowMS - joinOverlapMS
 	settled, known := settledMS[giver]
 	switch {
@@ -193,11 +202,34 @@ func (s *scheduler) inherit(c *check, giver string, settledMS map[string]int64, 
 		from = nowMS // nobody was there
 	case !known:
 	case giver == s.opts.Self || !s.ring.Has(giver):
-		from = settled
+		from = min(settled, nowMS)
 	default:
-		c.giver, c.givenMS = giver, from
+		met = giver
+	}
+	if met != "" {
+		c.giver, c.givenMS = met, from
+		s.givers[met] = max(s.givers[met], from)
 	}
 	s.take(c, from, nowMS, causeTakeover)
+}
+
+// owed returns until when everybody has settled who gave checks to this process
+// and may die before what it gave is settled. That is then this process's to
+// explain, and when it is dead too, of whoever takes its checks: it may not say
+// that it has settled more. Nothing owed is [math.MaxInt64].
+func (s *scheduler) owed(settledMS map[string]int64) (untilMS int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	untilMS = math.MaxInt64
+	for giver, givenMS := range s.givers {
+		settled, known := settledMS[giver]
+		if !known || settled >= givenMS {
+			delete(s.givers, giver)
+			continue
+		}
+		untilMS = min(untilMS, settled)
+	}
+	return untilMS
 }
 
 // explain looks back at a member that gave a check away and is gone since: if it
@@ -211,6 +243,21 @@ func (s *scheduler) explain(c *check, settledMS map[string]int64) {
 	c.giver = ""
 }
 
+// replace looks back at members whose place another process of their name has
+// taken. What they gave to this one is no longer theirs to settle.
+func (s *scheduler) replace(settledMS map[string]int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.checks {
+		if _, replaced := settledMS[c.giver]; replaced {
+			s.explain(c, settledMS)
+		}
+	}
+	for giver := range settledMS {
+		delete(s.givers, giver)
+	}
+}
+
 // activate begins to own checks. The former ring are those who did before, with
 // what they had settled.
 func (s *scheduler) activate(ring, former tick.Ring, settledMS map[string]int64) {
@@ -219,7 +266,13 @@ func (s *scheduler) activate(ring, former tick.Ring, settledMS map[string]int64)
 	s.active = true
 	s.sinceMS = s.opts.NowMS()
 	s.ring = former
-	s.followLocked(ring, settledMS, s.sinceMS, false)
+	met := tick.NewMembers()
+	for _, name := range ring.Members() {
+		if name != s.opts.Self {
+			met.Heard(name, 0)
+		}
+	}
+	s.followLocked(ring, met.Update(0), settledMS, s.sinceMS, false)
 }
 
 // correct has the clock corrected and follows when that was a step: ticks that it
@@ -290,6 +343,7 @@ func (s *scheduler) stop(settledMS map[string]int64) (untilMS int64) {
 		}
 		s.handOver(c, now)
 	}
+	clear(s.givers)
 	s.dispatch(now)
 	return now
 }

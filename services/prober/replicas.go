@@ -1,6 +1,7 @@
 package prober
 
 import (
+	"maps"
 	"math"
 	"sync"
 	"time"
@@ -14,10 +15,16 @@ const (
 	// counts as cut off, though the connection looks alive: a server that is frozen
 	// answers nobody, and the others are then not dead.
 	deafAfter = 3 * time.Second
+	// silentAfter is the silence after which a member may be dead.
+	silentAfter = 5 * beatEvery / 2
 	// goneTogether is how far apart members may be found gone that were dead together.
 	goneTogether = 2 * tick.AliveFor
-	// rosterSlack is how much older than a heartbeat an entry of the roster may be.
-	rosterSlack = enrollEvery + 7*time.Second
+	// rosterSlack is how much older than the last sign of life of any prober an
+	// entry of the roster may be to count: whoever lived for longer after it has
+	// found its writer gone. Besides the time between entries and the silence that
+	// counts as death it leaves room for an outage of NATS, during which nobody is
+	// found gone and nobody writes.
+	rosterSlack = time.Minute
 )
 
 // replicas hears the heartbeats of the probers of a location, this one's too. It
@@ -29,6 +36,9 @@ type replicas struct {
 	members *tick.Members
 	// settledMS is what each member that was ever heard has settled.
 	settledMS map[string]int64
+	heard     map[string]time.Duration // when each was heard last
+	startedMS map[string]int64         // when each process that was heard began
+	replaced  map[string]int64         // what those had settled in whose place another of their name has begun
 	left      map[string]time.Duration // since when those are gone
 	down      bool
 	deaf      bool
@@ -36,7 +46,10 @@ type replicas struct {
 }
 
 func newReplicas(self string) *replicas {
-	return &replicas{self: self, members: tick.NewMembers(), settledMS: map[string]int64{}, left: map[string]time.Duration{}}
+	return &replicas{
+		self: self, members: tick.NewMembers(), settledMS: map[string]int64{}, startedMS: map[string]int64{},
+		heard: map[string]time.Duration{}, replaced: map[string]int64{}, left: map[string]time.Duration{},
+	}
 }
 
 // hear takes a heartbeat in and reports whether the loop should look at once.
@@ -52,7 +65,14 @@ func (r *replicas) hear(status *picketv1.WorkerStatus, mono time.Duration) (urge
 		}
 		return false
 	}
-	r.settledMS[name] = settledOf(status)
+	started := status.GetStartedAt().AsTime().UnixMilli()
+	if before, known := r.startedMS[name]; known && before != started {
+		if _, known := r.replaced[name]; !known {
+			r.replaced[name] = r.settledMS[name]
+		}
+	}
+	r.startedMS[name] = started
+	r.settledMS[name], r.heard[name] = settledOf(status), mono
 	if !status.GetRunning() {
 		r.members.Goodbye(name)
 		return true
@@ -60,7 +80,20 @@ func (r *replicas) hear(status *picketv1.WorkerStatus, mono time.Duration) (urge
 	r.members.Heard(name, mono)
 	// Only the loop may find that somebody is gone: it knows whether this process
 	// was there to hear.
-	return !r.members.Ring().Has(name)
+	return !r.members.Ring().Has(name) || len(r.replaced) > 0
+}
+
+// replacements returns, once, what those had settled who never left the ring and
+// yet are gone: another of their name has begun.
+func (r *replicas) replacements() map[string]int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.replaced) == 0 {
+		return nil
+	}
+	replaced := r.replaced
+	r.replaced = map[string]int64{}
+	return replaced
 }
 
 // settledOf returns until when a member's ticks are settled. One that does not
@@ -145,6 +178,8 @@ func (r *replicas) settled(ring tick.Ring, mono time.Duration) map[string]int64 
 		}
 		if mono-left > goneTogether {
 			delete(r.settledMS, name)
+			delete(r.startedMS, name)
+			delete(r.heard, name)
 			delete(r.left, name)
 			continue
 		}
@@ -159,11 +194,41 @@ func (r *replicas) settled(ring tick.Ring, mono time.Duration) map[string]int64 
 	return settled
 }
 
+// silent returns until when those have settled who are in the ring and may be
+// dead. What they have not is then this process's to explain as soon as it has
+// found them gone, which others that never heard them cannot: until then it has
+// not settled more itself. Nobody is [math.MaxInt64].
+func (r *replicas) silent(mono time.Duration) (untilMS int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	untilMS = math.MaxInt64
+	for name, at := range r.settledMS {
+		if r.members.Ring().Has(name) && mono-r.heard[name] > silentAfter {
+			untilMS = min(untilMS, at)
+		}
+	}
+	return untilMS
+}
+
+// said returns until when each member has said last that its ticks are settled.
+func (r *replicas) said() map[string]int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.settledMS)
+}
+
+// remember notes a member that was gone before this process could hear it.
+func (r *replicas) remember(name string, settledMS int64, mono time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.settledMS[name], r.left[name] = settledMS, mono
+}
+
 // former returns who owned the checks before this process, with what they had
-// settled: the others that are alive, and those of the roster that are not. When
-// all are gone they may have taken from each other what nobody had settled: all
-// count as having settled what the last of them had. When others live, what they
-// have taken over already is theirs.
+// settled: the others that are alive, and those of the roster that are not. Those
+// that are gone may have taken from each other what nobody had settled: all count
+// as having settled what the last of them had. Others may not have found them gone
+// yet and go before they do: those of the roster count as having left just now.
 func (r *replicas) former(roster []*picketv1.WorkerStatus, now time.Time, mono time.Duration) (tick.Ring, map[string]int64) {
 	ring := r.update(mono)
 	settled := r.settled(ring, mono)
@@ -174,19 +239,31 @@ func (r *replicas) former(roster []*picketv1.WorkerStatus, now time.Time, mono t
 			before.Heard(name, mono)
 		}
 	}
+	lastSign := now
+	if alone {
+		lastSign = time.Time{}
+		for _, status := range roster {
+			if at := status.GetSentAt().AsTime(); at.After(lastSign) {
+				lastSign = at
+			}
+		}
+	}
 	least := int64(math.MaxInt64)
 	for _, status := range roster {
 		name := status.GetInstance()
-		if name != r.self && ring.Has(name) || !alone && now.Sub(status.GetSentAt().AsTime()) > rosterSlack {
+		if name != r.self && ring.Has(name) || lastSign.Sub(status.GetSentAt().AsTime()) > rosterSlack {
 			continue
 		}
 		before.Heard(name, mono)
 		settled[name] = settledOf(status)
 		least = min(least, settled[name])
+		if name != r.self {
+			r.remember(name, settled[name], mono)
+		}
 	}
-	if alone {
-		for name := range settled {
-			settled[name] = least
+	for name := range settled {
+		if name == r.self || !ring.Has(name) {
+			settled[name] = min(settled[name], least)
 		}
 	}
 	return before.Update(mono), settled

@@ -66,14 +66,15 @@ func TestFormerOwners(t *testing.T) {
 	now := time.UnixMilli(simEpochMS)
 	roster := []*picketv1.WorkerStatus{
 		beatOf("recent", simEpochMS-3_000), beatOf("old", simEpochMS-100_000), beatOf("b", simEpochMS-9_000),
+		beatOf("older", simEpochMS-10_000_000),
 	}
 	alone := newReplicas("a")
 	ring, settled := alone.former(roster, now, 0)
-	if diff := cmp.Diff([]string{"b", "old", "recent"}, ring.Members()); diff != "" {
+	if diff := cmp.Diff([]string{"b", "recent"}, ring.Members()); diff != "" {
 		t.Errorf("alone (-want +got):\n%s", diff)
 	}
 	for name, at := range settled {
-		if at != simEpochMS-100_000 {
+		if at != simEpochMS-9_000 {
 			t.Errorf("%s has settled until %d, want what the last of them had", name, at)
 		}
 	}

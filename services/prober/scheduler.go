@@ -61,7 +61,8 @@ type check struct {
 	running   bool
 	startedMS int64 // the last start; 0: never looked at
 
-	// Who had the check until givenMS and seemed alive then; empty: nobody.
+	// Who had the check until givenMS and seemed alive then; empty: nobody. Only who
+	// joins is given a check by somebody alive, so that there is one at most.
 	giver   string
 	givenMS int64
 }
@@ -121,10 +122,13 @@ type scheduler struct {
 	active  bool
 	stopped bool
 	sinceMS int64 // when this process began to own anything
-	pacer   tick.Pacer
-	owned   int
-	rate    float64 // ticks a second of the checks owned
-	load    float64 // probes in flight if every target hung until its timeout
+	// givers are the checks' whose gifts are not known to be settled, and until
+	// when they gave.
+	givers map[string]int64
+	pacer  tick.Pacer
+	owned  int
+	rate   float64 // ticks a second of the checks owned
+	load   float64 // probes in flight if every target hung until its timeout
 }
 
 // overdue is a tick that is late but young enough to be run.
@@ -141,6 +145,7 @@ func newScheduler(opts schedulerOptions) *scheduler {
 		wheel:  tick.NewWheel[event](opts.NowMS()),
 		checks: map[string]*check{},
 		hosts:  map[string]*host{},
+		givers: map[string]int64{},
 	}
 }
 

@@ -53,6 +53,7 @@ type simReplica struct {
 	ledger *ledger
 	engine *engine
 
+	startedMS            int64
 	joined               bool
 	joinAt, wakeAt       time.Duration
 	frozenUntil          time.Duration
@@ -102,7 +103,7 @@ func (s *sim) fault(format string, args ...any) {
 func (s *sim) start(name string, opts schedulerOptions) *simReplica {
 	r := &simReplica{
 		sim: s, name: name, reps: newReplicas(name), ledger: newLedger(),
-		joinAt: s.mono + listenFor, lastRun: map[string]int64{},
+		startedMS: s.nowMS(), joinAt: s.mono + listenFor, lastRun: map[string]int64{},
 	}
 	opts.Self, opts.NowMS, opts.Runner = name, r.nowMS, r
 	opts.MaxInFlight = cmp.Or(opts.MaxInFlight, 1000)
@@ -200,9 +201,10 @@ func (r *simReplica) done(j simJob) {
 
 func (r *simReplica) status() *picketv1.WorkerStatus {
 	r.ledger.settle(r.sent)
+	owed := r.engine.owed(r.sim.mono)
 	return &picketv1.WorkerStatus{
-		Instance: r.name, Running: true, SentAt: timestamppb.New(time.UnixMilli(r.nowMS())),
-		SettledUntil: timestamppb.New(time.UnixMilli(r.ledger.until(r.nowMS()))),
+		Instance: r.name, Running: true, StartedAt: timestamppb.New(time.UnixMilli(r.startedMS)), SentAt: timestamppb.New(time.UnixMilli(r.nowMS())),
+		SettledUntil: timestamppb.New(time.UnixMilli(min(owed, r.ledger.until(r.nowMS())))),
 	}
 }
 
