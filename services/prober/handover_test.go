@@ -168,3 +168,17 @@ func TestWokenAndDeadBeforeItKnows(t *testing.T) {
 	s.run(20 * time.Second)
 	report(t, s.audit(simEpochMS+2_000, s.nowMS()-3_000))
 }
+
+// At no instant does a prober say that a tick is settled that the stream does not
+// have, also not one of the slot that has begun.
+func TestSettledIsPublished(t *testing.T) {
+	t.Parallel()
+	s := newSim(simTargets(100, 1_000))
+	a := s.start("a", schedulerOptions{})
+	s.run(listenFor + time.Second)
+	for range 300 {
+		s.run(time.Millisecond)
+		settled := settledOf(a.status())
+		report(t, s.audit(simEpochMS+1_300, settled+1))
+	}
+}

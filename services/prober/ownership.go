@@ -216,11 +216,15 @@ func (s *scheduler) inherit(c *check, giver, met string, settledMS map[string]in
 // owed returns until when everybody has settled who gave checks to this process
 // and may die before what it gave is settled. That is then this process's to
 // explain, and when it is dead too, of whoever takes its checks: it may not say
-// that it has settled more. Nothing owed is [math.MaxInt64].
+// that it has settled more, nor what the wheel still holds, such as the rest of
+// the slot that has begun. Nothing owed is [math.MaxInt64].
 func (s *scheduler) owed(settledMS map[string]int64) (untilMS int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	untilMS = math.MaxInt64
+	if next, ok := s.wheel.Next(); ok {
+		untilMS = next - tick.SlotMS - 1
+	}
 	for giver, givenMS := range s.givers {
 		settled, known := settledMS[giver]
 		if !known || settled >= givenMS {
