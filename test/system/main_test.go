@@ -23,11 +23,11 @@ var programs string
 func TestMain(m *testing.M) {
 	if err := build(); err != nil {
 		fmt.Fprintln(os.Stderr, "build the programs under test:", err)
-		os.RemoveAll(programs)
+		_ = os.RemoveAll(programs)
 		os.Exit(1)
 	}
 	code := embeddedtest.Run(m)
-	os.RemoveAll(programs)
+	_ = os.RemoveAll(programs) // a temporary directory
 	os.Exit(code)
 }
 

@@ -47,7 +47,8 @@ type WorkerStatus struct {
 	Samples    int64  `protobuf:"varint,16,opt,name=samples,proto3" json:"samples,omitempty"`
 	LastError  string `protobuf:"bytes,17,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
 	// Every tick of this process at or before it has been published and
-	// acknowledged, so that whoever takes its checks over begins behind it.
+	// acknowledged, and so has whatever it would have to explain for members that
+	// it took checks from: whoever takes its checks over begins behind it.
 	SettledUntil  *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=settled_until,json=settledUntil,proto3" json:"settled_until,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
