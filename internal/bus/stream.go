@@ -163,7 +163,7 @@ func (c *Conn) createStream(ctx context.Context, want jetstream.StreamConfig) er
 }
 
 // outOfRoom reports the answers to a stream that is larger than the server allows:
-// 10047 insufficient storage resources, 10052 and 10122 limits of account and server.
+// 10023 insufficient resources, 10028 and 10047 memory or storage of the account exceeded.
 func outOfRoom(err error) bool {
 	var api *jetstream.APIError
 	if !errors.As(err, &api) {
