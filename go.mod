@@ -11,7 +11,10 @@ require (
 	github.com/picketd/picket/internal v0.0.0
 	github.com/picketd/picket/proto v0.0.0
 	github.com/picketd/picket/services/alerter v0.0.0
+	github.com/picketd/picket/services/api v0.0.0
 	github.com/picketd/picket/services/catalog v0.0.0
+	github.com/picketd/picket/services/collector v0.0.0
+	github.com/picketd/picket/services/exporter v0.0.0
 	github.com/picketd/picket/services/prober v0.0.0
 	github.com/picketd/picket/services/writer v0.0.0
 	github.com/prometheus/client_golang v1.25.0
@@ -62,7 +65,10 @@ replace (
 	github.com/picketd/picket/internal => ./internal
 	github.com/picketd/picket/proto => ./proto
 	github.com/picketd/picket/services/alerter => ./services/alerter
+	github.com/picketd/picket/services/api => ./services/api
 	github.com/picketd/picket/services/catalog => ./services/catalog
+	github.com/picketd/picket/services/collector => ./services/collector
+	github.com/picketd/picket/services/exporter => ./services/exporter
 	github.com/picketd/picket/services/prober => ./services/prober
 	github.com/picketd/picket/services/writer => ./services/writer
 )

@@ -34,6 +34,7 @@ const (
 	FamilyClock   = "clock"
 	FamilyWork    = "work"
 	FamilyWorker  = "worker"
+	FamilyRequest = "request"
 )
 
 // ErrSubject is wrapped by every error of ParseSubject.
@@ -51,7 +52,7 @@ type Subject struct {
 	Location string
 	Server   string
 	Check    string
-	// Verb is what happened or is wanted: the change, transition, phase or verb, the kind of work, the service of a worker.
+	// Verb is what happened or is wanted: the change, transition, phase or verb, the kind of work, the service of a worker or of who is asked.
 	Verb     string
 	Severity string
 	// ID is the last token of commands and exports, the instance of workers.
@@ -89,6 +90,32 @@ func DeadSubject(org, stream, consumer string) string {
 // WorkerSubject is where a process sends its heartbeat.
 func WorkerSubject(service, location, instance string) string {
 	return join(FamilyWorker, Token(service), Token(location), Token(instance))
+}
+
+// MetricSubject is where the figures of one tick of a server are published; an empty server is PlatformServer.
+func MetricSubject(org, location, server string) string {
+	if server == "" {
+		server = PlatformServer
+	}
+	return join(Token(org), FamilyMetric, Token(location), Token(server))
+}
+
+// CommandSubject is where what a person wants done is published.
+func CommandSubject(org, verb, id string) string {
+	return join(Token(org), FamilyCommand, Token(verb), Token(id))
+}
+
+// ExportSubject is where a step in the life of an export is published.
+func ExportSubject(org, phase, id string) string {
+	return join(Token(org), FamilyExport, Token(phase), Token(id))
+}
+
+// WorkSubject is the work queue of a kind of work.
+func WorkSubject(kind string) string { return join(FamilyWork, Token(kind)) }
+
+// RequestSubject is where the replicas of a ticker service at a location take requests to run a check now; one answers.
+func RequestSubject(service, location string) string {
+	return join(FamilyRequest, Token(service), Token(location))
 }
 
 // Token makes s safe as one token: lower case, every character outside
@@ -158,6 +185,8 @@ func parseShared(t []string) (Subject, bool) {
 		return Subject{Family: FamilyClock}, true
 	case t[0] == FamilyWork && len(t) == 2:
 		return Subject{Family: FamilyWork, Verb: t[1]}, true
+	case t[0] == FamilyRequest && len(t) == 3:
+		return Subject{Family: FamilyRequest, Verb: t[1], Location: t[2]}, true
 	case t[0] == FamilyWorker && len(t) == 4:
 		return Subject{Family: FamilyWorker, Verb: t[1], Location: t[2], ID: t[3]}, true
 	default:
@@ -211,7 +240,7 @@ func parseOfOrg(t []string) (Subject, bool) {
 // reservedOrg reports the second tokens that are no organization.
 func reservedOrg(org string) bool {
 	switch org {
-	case NoOrg, FamilyWork, FamilyWorker, FamilyDead, FamilyClock:
+	case NoOrg, FamilyWork, FamilyWorker, FamilyRequest, FamilyDead, FamilyClock:
 		return true
 	default:
 		return false

@@ -47,7 +47,7 @@ func slugFault(s string) string {
 // orgFault says what is wrong with an organization's slug; empty: nothing. The reserved names are second tokens of
 // subjects that belong to no organization.
 func orgFault(s string) string {
-	if slices.Contains([]string{"_", "work", "worker", "dead", "clock"}, s) {
+	if slices.Contains([]string{"_", "work", "worker", "request", "dead", "clock"}, s) {
 		return fmt.Sprintf("organization %q is reserved", s)
 	}
 	return slugFault(s)

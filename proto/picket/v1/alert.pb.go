@@ -50,7 +50,9 @@ type AlertEvent struct {
 	// When the alert opened; unset before.
 	OpenedAt *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=opened_at,json=openedAt,proto3" json:"opened_at,omitempty"`
 	// The results that decided, oldest first, a few at most.
-	Evidence      []*Evidence `protobuf:"bytes,16,rep,name=evidence,proto3" json:"evidence,omitempty"`
+	Evidence []*Evidence `protobuf:"bytes,16,rep,name=evidence,proto3" json:"evidence,omitempty"`
+	// Who made the transition, when a person did.
+	Actor         string `protobuf:"bytes,17,opt,name=actor,proto3" json:"actor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -197,6 +199,13 @@ func (x *AlertEvent) GetEvidence() []*Evidence {
 	return nil
 }
 
+func (x *AlertEvent) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
 // Evidence is the part of a ProbeResult that decided a transition.
 type Evidence struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -294,7 +303,7 @@ var File_picket_v1_alert_proto protoreflect.FileDescriptor
 
 const file_picket_v1_alert_proto_rawDesc = "" +
 	"\n" +
-	"\x15picket/v1/alert.proto\x12\tpicket.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15picket/v1/probe.proto\"\xee\x03\n" +
+	"\x15picket/v1/alert.proto\x12\tpicket.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15picket/v1/probe.proto\"\x84\x04\n" +
 	"\n" +
 	"AlertEvent\x12\x1e\n" +
 	"\n" +
@@ -315,7 +324,8 @@ const file_picket_v1_alert_proto_rawDesc = "" +
 	"\balert_id\x18\r \x01(\tR\aalertId\x12\x19\n" +
 	"\bevent_id\x18\x0e \x01(\tR\aeventId\x127\n" +
 	"\topened_at\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\bopenedAt\x12/\n" +
-	"\bevidence\x18\x10 \x03(\v2\x13.picket.v1.EvidenceR\bevidence\"\x82\x02\n" +
+	"\bevidence\x18\x10 \x03(\v2\x13.picket.v1.EvidenceR\bevidence\x12\x14\n" +
+	"\x05actor\x18\x11 \x01(\tR\x05actor\"\x82\x02\n" +
 	"\bEvidence\x12)\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x11.picket.v1.StatusR\x06status\x12=\n" +
 	"\fscheduled_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\vscheduledAt\x12\x1a\n" +

@@ -98,13 +98,17 @@ type Server struct {
 	// Grows with every change of the server or of one of its checks.
 	Revision int64 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
 	// One of env, file, api, self.
-	Source        string   `protobuf:"bytes,6,opt,name=source,proto3" json:"source,omitempty"`
-	DisplayName   string   `protobuf:"bytes,7,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
-	Tags          []string `protobuf:"bytes,8,rep,name=tags,proto3" json:"tags,omitempty"`
-	Region        string   `protobuf:"bytes,9,opt,name=region,proto3" json:"region,omitempty"`
-	Environment   string   `protobuf:"bytes,10,opt,name=environment,proto3" json:"environment,omitempty"`
-	Groups        []string `protobuf:"bytes,11,rep,name=groups,proto3" json:"groups,omitempty"`
-	Checks        []*Check `protobuf:"bytes,12,rep,name=checks,proto3" json:"checks,omitempty"`
+	Source      string   `protobuf:"bytes,6,opt,name=source,proto3" json:"source,omitempty"`
+	DisplayName string   `protobuf:"bytes,7,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
+	Tags        []string `protobuf:"bytes,8,rep,name=tags,proto3" json:"tags,omitempty"`
+	Region      string   `protobuf:"bytes,9,opt,name=region,proto3" json:"region,omitempty"`
+	Environment string   `protobuf:"bytes,10,opt,name=environment,proto3" json:"environment,omitempty"`
+	Groups      []string `protobuf:"bytes,11,rep,name=groups,proto3" json:"groups,omitempty"`
+	Checks      []*Check `protobuf:"bytes,12,rep,name=checks,proto3" json:"checks,omitempty"`
+	Description string   `protobuf:"bytes,13,opt,name=description,proto3" json:"description,omitempty"`
+	Hostname    string   `protobuf:"bytes,14,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	// Base of the addresses of a server that was registered with one.
+	ApiUrl        string `protobuf:"bytes,15,opt,name=api_url,json=apiUrl,proto3" json:"api_url,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -223,6 +227,27 @@ func (x *Server) GetChecks() []*Check {
 	return nil
 }
 
+func (x *Server) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *Server) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *Server) GetApiUrl() string {
+	if x != nil {
+		return x.ApiUrl
+	}
+	return ""
+}
+
 // Check is how a server is probed.
 type Check struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -245,6 +270,7 @@ type Check struct {
 	//
 	//	*Check_Http
 	//	*Check_Tcp
+	//	*Check_Metrics
 	Spec          isCheck_Spec `protobuf_oneof:"spec"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -375,6 +401,15 @@ func (x *Check) GetTcp() *TCPSpec {
 	return nil
 }
 
+func (x *Check) GetMetrics() *MetricsSpec {
+	if x != nil {
+		if x, ok := x.Spec.(*Check_Metrics); ok {
+			return x.Metrics
+		}
+	}
+	return nil
+}
+
 type isCheck_Spec interface {
 	isCheck_Spec()
 }
@@ -387,9 +422,15 @@ type Check_Tcp struct {
 	Tcp *TCPSpec `protobuf:"bytes,17,opt,name=tcp,proto3,oneof"`
 }
 
+type Check_Metrics struct {
+	Metrics *MetricsSpec `protobuf:"bytes,18,opt,name=metrics,proto3,oneof"`
+}
+
 func (*Check_Http) isCheck_Spec() {}
 
 func (*Check_Tcp) isCheck_Spec() {}
+
+func (*Check_Metrics) isCheck_Spec() {}
 
 // Schedule is one version of when a check is due.
 type Schedule struct {
@@ -546,13 +587,15 @@ func (x *AlertRules) GetQuorum() int32 {
 // ScheduledCheck is what a prober of one location needs to run one check; it is
 // the value of the key <org>.<location>.<check_id> in the bucket picket_catalog.
 type ScheduledCheck struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Server        string                 `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
-	Org           string                 `protobuf:"bytes,2,opt,name=org,proto3" json:"org,omitempty"`
-	ServerId      string                 `protobuf:"bytes,3,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
-	Location      string                 `protobuf:"bytes,4,opt,name=location,proto3" json:"location,omitempty"`
-	Lifecycle     string                 `protobuf:"bytes,5,opt,name=lifecycle,proto3" json:"lifecycle,omitempty"`
-	Check         *Check                 `protobuf:"bytes,6,opt,name=check,proto3" json:"check,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Server    string                 `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	Org       string                 `protobuf:"bytes,2,opt,name=org,proto3" json:"org,omitempty"`
+	ServerId  string                 `protobuf:"bytes,3,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	Location  string                 `protobuf:"bytes,4,opt,name=location,proto3" json:"location,omitempty"`
+	Lifecycle string                 `protobuf:"bytes,5,opt,name=lifecycle,proto3" json:"lifecycle,omitempty"`
+	Check     *Check                 `protobuf:"bytes,6,opt,name=check,proto3" json:"check,omitempty"`
+	// What the server wants to be shown, when the check shows it.
+	Credential    *Credential `protobuf:"bytes,7,opt,name=credential,proto3" json:"credential,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -629,6 +672,76 @@ func (x *ScheduledCheck) GetCheck() *Check {
 	return nil
 }
 
+func (x *ScheduledCheck) GetCredential() *Credential {
+	if x != nil {
+		return x.Credential
+	}
+	return nil
+}
+
+// Credential is the bearer token that a server wants presented. Values are sealed
+// for the field `api_token` of the server.
+type Credential struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Sealed string                 `protobuf:"bytes,1,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	// The token before, presented when the new one is refused, until previous_until.
+	Previous      string                 `protobuf:"bytes,2,opt,name=previous,proto3" json:"previous,omitempty"`
+	PreviousUntil *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=previous_until,json=previousUntil,proto3" json:"previous_until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Credential) Reset() {
+	*x = Credential{}
+	mi := &file_picket_v1_catalog_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Credential) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Credential) ProtoMessage() {}
+
+func (x *Credential) ProtoReflect() protoreflect.Message {
+	mi := &file_picket_v1_catalog_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Credential.ProtoReflect.Descriptor instead.
+func (*Credential) Descriptor() ([]byte, []int) {
+	return file_picket_v1_catalog_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Credential) GetSealed() string {
+	if x != nil {
+		return x.Sealed
+	}
+	return ""
+}
+
+func (x *Credential) GetPrevious() string {
+	if x != nil {
+		return x.Previous
+	}
+	return ""
+}
+
+func (x *Credential) GetPreviousUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PreviousUntil
+	}
+	return nil
+}
+
 type HTTPSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Url   string                 `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
@@ -650,13 +763,15 @@ type HTTPSpec struct {
 	ExpectHeaders []*HeaderAssertion `protobuf:"bytes,12,rep,name=expect_headers,json=expectHeaders,proto3" json:"expect_headers,omitempty"`
 	// Degraded when the certificate ends sooner; 0: not asserted.
 	MinCertificateDays int32 `protobuf:"varint,13,opt,name=min_certificate_days,json=minCertificateDays,proto3" json:"min_certificate_days,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Present the server's credential as a bearer token.
+	ServerToken   bool `protobuf:"varint,14,opt,name=server_token,json=serverToken,proto3" json:"server_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HTTPSpec) Reset() {
 	*x = HTTPSpec{}
-	mi := &file_picket_v1_catalog_proto_msgTypes[6]
+	mi := &file_picket_v1_catalog_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -668,7 +783,7 @@ func (x *HTTPSpec) String() string {
 func (*HTTPSpec) ProtoMessage() {}
 
 func (x *HTTPSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_picket_v1_catalog_proto_msgTypes[6]
+	mi := &file_picket_v1_catalog_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -681,7 +796,7 @@ func (x *HTTPSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HTTPSpec.ProtoReflect.Descriptor instead.
 func (*HTTPSpec) Descriptor() ([]byte, []int) {
-	return file_picket_v1_catalog_proto_rawDescGZIP(), []int{6}
+	return file_picket_v1_catalog_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *HTTPSpec) GetUrl() string {
@@ -775,6 +890,13 @@ func (x *HTTPSpec) GetMinCertificateDays() int32 {
 	return 0
 }
 
+func (x *HTTPSpec) GetServerToken() bool {
+	if x != nil {
+		return x.ServerToken
+	}
+	return false
+}
+
 type TCPSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// host:port
@@ -793,7 +915,7 @@ type TCPSpec struct {
 
 func (x *TCPSpec) Reset() {
 	*x = TCPSpec{}
-	mi := &file_picket_v1_catalog_proto_msgTypes[7]
+	mi := &file_picket_v1_catalog_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -805,7 +927,7 @@ func (x *TCPSpec) String() string {
 func (*TCPSpec) ProtoMessage() {}
 
 func (x *TCPSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_picket_v1_catalog_proto_msgTypes[7]
+	mi := &file_picket_v1_catalog_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -818,7 +940,7 @@ func (x *TCPSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TCPSpec.ProtoReflect.Descriptor instead.
 func (*TCPSpec) Descriptor() ([]byte, []int) {
-	return file_picket_v1_catalog_proto_rawDescGZIP(), []int{7}
+	return file_picket_v1_catalog_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *TCPSpec) GetAddress() string {
@@ -863,6 +985,202 @@ func (x *TCPSpec) GetMaxLatencyMs() int64 {
 	return 0
 }
 
+// MetricsSpec says where a server shows its figures and how they are to be read.
+type MetricsSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Url   string                 `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	// json, prometheus, or empty: by the content type of the answer.
+	Format  string      `protobuf:"bytes,2,opt,name=format,proto3" json:"format,omitempty"`
+	Headers []*Header   `protobuf:"bytes,3,rep,name=headers,proto3" json:"headers,omitempty"`
+	Tls     *TLSOptions `protobuf:"bytes,4,opt,name=tls,proto3" json:"tls,omitempty"`
+	// Present the server's credential as a bearer token.
+	ServerToken bool `protobuf:"varint,5,opt,name=server_token,json=serverToken,proto3" json:"server_token,omitempty"`
+	// Name of a built-in mapping of Prometheus metrics, such as node_exporter.
+	Mapping string `protobuf:"bytes,6,opt,name=mapping,proto3" json:"mapping,omitempty"`
+	// Rules of its own, which win over those of the mapping.
+	Rules         []*MetricRule `protobuf:"bytes,7,rep,name=rules,proto3" json:"rules,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetricsSpec) Reset() {
+	*x = MetricsSpec{}
+	mi := &file_picket_v1_catalog_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetricsSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetricsSpec) ProtoMessage() {}
+
+func (x *MetricsSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_picket_v1_catalog_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetricsSpec.ProtoReflect.Descriptor instead.
+func (*MetricsSpec) Descriptor() ([]byte, []int) {
+	return file_picket_v1_catalog_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *MetricsSpec) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *MetricsSpec) GetFormat() string {
+	if x != nil {
+		return x.Format
+	}
+	return ""
+}
+
+func (x *MetricsSpec) GetHeaders() []*Header {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *MetricsSpec) GetTls() *TLSOptions {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
+func (x *MetricsSpec) GetServerToken() bool {
+	if x != nil {
+		return x.ServerToken
+	}
+	return false
+}
+
+func (x *MetricsSpec) GetMapping() string {
+	if x != nil {
+		return x.Mapping
+	}
+	return ""
+}
+
+func (x *MetricsSpec) GetRules() []*MetricRule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+// MetricRule makes one figure of a server from series of an exposition.
+type MetricRule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the figure, such as cpu_percent.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Selector of the series, such as `node_cpu_seconds_total{mode="idle"}`; =, !=, =~ and !~ match labels.
+	Series string `protobuf:"bytes,2,opt,name=series,proto3" json:"series,omitempty"`
+	// How several series become one: sum, max, min, avg, count.
+	Aggregate string `protobuf:"bytes,3,opt,name=aggregate,proto3" json:"aggregate,omitempty"`
+	// Selector of the series to divide by, matched by the labels that both have; empty: nothing is divided.
+	DivideBy string `protobuf:"bytes,4,opt,name=divide_by,json=divideBy,proto3" json:"divide_by,omitempty"`
+	// Take the increase per second since the last collection instead of the value.
+	Rate bool `protobuf:"varint,5,opt,name=rate,proto3" json:"rate,omitempty"`
+	// The figure is scale × value + offset; a scale of 0 is 1.
+	Scale         float64 `protobuf:"fixed64,6,opt,name=scale,proto3" json:"scale,omitempty"`
+	Offset        float64 `protobuf:"fixed64,7,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetricRule) Reset() {
+	*x = MetricRule{}
+	mi := &file_picket_v1_catalog_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetricRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetricRule) ProtoMessage() {}
+
+func (x *MetricRule) ProtoReflect() protoreflect.Message {
+	mi := &file_picket_v1_catalog_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetricRule.ProtoReflect.Descriptor instead.
+func (*MetricRule) Descriptor() ([]byte, []int) {
+	return file_picket_v1_catalog_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *MetricRule) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *MetricRule) GetSeries() string {
+	if x != nil {
+		return x.Series
+	}
+	return ""
+}
+
+func (x *MetricRule) GetAggregate() string {
+	if x != nil {
+		return x.Aggregate
+	}
+	return ""
+}
+
+func (x *MetricRule) GetDivideBy() string {
+	if x != nil {
+		return x.DivideBy
+	}
+	return ""
+}
+
+func (x *MetricRule) GetRate() bool {
+	if x != nil {
+		return x.Rate
+	}
+	return false
+}
+
+func (x *MetricRule) GetScale() float64 {
+	if x != nil {
+		return x.Scale
+	}
+	return 0
+}
+
+func (x *MetricRule) GetOffset() float64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
 type TLSOptions struct {
 	state              protoimpl.MessageState `protogen:"open.v1"`
 	InsecureSkipVerify bool                   `protobuf:"varint,1,opt,name=insecure_skip_verify,json=insecureSkipVerify,proto3" json:"insecure_skip_verify,omitempty"`
@@ -877,7 +1195,7 @@ type TLSOptions struct {
 
 func (x *TLSOptions) Reset() {
 	*x = TLSOptions{}
-	mi := &file_picket_v1_catalog_proto_msgTypes[8]
+	mi := &file_picket_v1_catalog_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -889,7 +1207,7 @@ func (x *TLSOptions) String() string {
 func (*TLSOptions) ProtoMessage() {}
 
 func (x *TLSOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_picket_v1_catalog_proto_msgTypes[8]
+	mi := &file_picket_v1_catalog_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -902,7 +1220,7 @@ func (x *TLSOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLSOptions.ProtoReflect.Descriptor instead.
 func (*TLSOptions) Descriptor() ([]byte, []int) {
-	return file_picket_v1_catalog_proto_rawDescGZIP(), []int{8}
+	return file_picket_v1_catalog_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TLSOptions) GetInsecureSkipVerify() bool {
@@ -951,7 +1269,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_picket_v1_catalog_proto_msgTypes[9]
+	mi := &file_picket_v1_catalog_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -963,7 +1281,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_picket_v1_catalog_proto_msgTypes[9]
+	mi := &file_picket_v1_catalog_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -976,7 +1294,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_picket_v1_catalog_proto_rawDescGZIP(), []int{9}
+	return file_picket_v1_catalog_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Header) GetName() string {
@@ -1004,7 +1322,7 @@ type HeaderAssertion struct {
 
 func (x *HeaderAssertion) Reset() {
 	*x = HeaderAssertion{}
-	mi := &file_picket_v1_catalog_proto_msgTypes[10]
+	mi := &file_picket_v1_catalog_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1016,7 +1334,7 @@ func (x *HeaderAssertion) String() string {
 func (*HeaderAssertion) ProtoMessage() {}
 
 func (x *HeaderAssertion) ProtoReflect() protoreflect.Message {
-	mi := &file_picket_v1_catalog_proto_msgTypes[10]
+	mi := &file_picket_v1_catalog_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1029,7 +1347,7 @@ func (x *HeaderAssertion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeaderAssertion.ProtoReflect.Descriptor instead.
 func (*HeaderAssertion) Descriptor() ([]byte, []int) {
-	return file_picket_v1_catalog_proto_rawDescGZIP(), []int{10}
+	return file_picket_v1_catalog_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *HeaderAssertion) GetName() string {
@@ -1058,7 +1376,7 @@ type JSONPathAssertion struct {
 
 func (x *JSONPathAssertion) Reset() {
 	*x = JSONPathAssertion{}
-	mi := &file_picket_v1_catalog_proto_msgTypes[11]
+	mi := &file_picket_v1_catalog_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1070,7 +1388,7 @@ func (x *JSONPathAssertion) String() string {
 func (*JSONPathAssertion) ProtoMessage() {}
 
 func (x *JSONPathAssertion) ProtoReflect() protoreflect.Message {
-	mi := &file_picket_v1_catalog_proto_msgTypes[11]
+	mi := &file_picket_v1_catalog_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1083,7 +1401,7 @@ func (x *JSONPathAssertion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JSONPathAssertion.ProtoReflect.Descriptor instead.
 func (*JSONPathAssertion) Descriptor() ([]byte, []int) {
-	return file_picket_v1_catalog_proto_rawDescGZIP(), []int{11}
+	return file_picket_v1_catalog_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *JSONPathAssertion) GetPath() string {
@@ -1109,7 +1427,7 @@ const file_picket_v1_catalog_proto_rawDesc = "" +
 	"\x06change\x18\x01 \x01(\tR\x06change\x12)\n" +
 	"\x06server\x18\x02 \x01(\v2\x11.picket.v1.ServerR\x06server\x129\n" +
 	"\n" +
-	"changed_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tchangedAt\"\xc3\x02\n" +
+	"changed_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tchangedAt\"\x9a\x03\n" +
 	"\x06Server\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tlifecycle\x18\x02 \x01(\tR\tlifecycle\x12\x10\n" +
@@ -1123,7 +1441,10 @@ const file_picket_v1_catalog_proto_rawDesc = "" +
 	"\venvironment\x18\n" +
 	" \x01(\tR\venvironment\x12\x16\n" +
 	"\x06groups\x18\v \x03(\tR\x06groups\x12(\n" +
-	"\x06checks\x18\f \x03(\v2\x10.picket.v1.CheckR\x06checks\"\x89\x03\n" +
+	"\x06checks\x18\f \x03(\v2\x10.picket.v1.CheckR\x06checks\x12 \n" +
+	"\vdescription\x18\r \x01(\tR\vdescription\x12\x1a\n" +
+	"\bhostname\x18\x0e \x01(\tR\bhostname\x12\x17\n" +
+	"\aapi_url\x18\x0f \x01(\tR\x06apiUrl\"\xbd\x03\n" +
 	"\x05Check\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x0e\n" +
@@ -1138,7 +1459,8 @@ const file_picket_v1_catalog_proto_rawDesc = "" +
 	"\x06alerts\x18\n" +
 	" \x01(\v2\x15.picket.v1.AlertRulesR\x06alerts\x12)\n" +
 	"\x04http\x18\x10 \x01(\v2\x13.picket.v1.HTTPSpecH\x00R\x04http\x12&\n" +
-	"\x03tcp\x18\x11 \x01(\v2\x12.picket.v1.TCPSpecH\x00R\x03tcpB\x06\n" +
+	"\x03tcp\x18\x11 \x01(\v2\x12.picket.v1.TCPSpecH\x00R\x03tcp\x122\n" +
+	"\ametrics\x18\x12 \x01(\v2\x16.picket.v1.MetricsSpecH\x00R\ametricsB\x06\n" +
 	"\x04spec\"\x86\x01\n" +
 	"\bSchedule\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x1f\n" +
@@ -1153,14 +1475,22 @@ const file_picket_v1_catalog_proto_rawDesc = "" +
 	"\x12unreachable_for_ms\x18\x04 \x01(\x03R\x10unreachableForMs\x12\x1f\n" +
 	"\vclose_after\x18\x05 \x01(\x05R\n" +
 	"closeAfter\x12\x16\n" +
-	"\x06quorum\x18\x06 \x01(\x05R\x06quorum\"\xb9\x01\n" +
+	"\x06quorum\x18\x06 \x01(\x05R\x06quorum\"\xf0\x01\n" +
 	"\x0eScheduledCheck\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\tR\x06server\x12\x10\n" +
 	"\x03org\x18\x02 \x01(\tR\x03org\x12\x1b\n" +
 	"\tserver_id\x18\x03 \x01(\tR\bserverId\x12\x1a\n" +
 	"\blocation\x18\x04 \x01(\tR\blocation\x12\x1c\n" +
 	"\tlifecycle\x18\x05 \x01(\tR\tlifecycle\x12&\n" +
-	"\x05check\x18\x06 \x01(\v2\x10.picket.v1.CheckR\x05check\"\x89\x04\n" +
+	"\x05check\x18\x06 \x01(\v2\x10.picket.v1.CheckR\x05check\x125\n" +
+	"\n" +
+	"credential\x18\a \x01(\v2\x15.picket.v1.CredentialR\n" +
+	"credential\"\x83\x01\n" +
+	"\n" +
+	"Credential\x12\x16\n" +
+	"\x06sealed\x18\x01 \x01(\tR\x06sealed\x12\x1a\n" +
+	"\bprevious\x18\x02 \x01(\tR\bprevious\x12A\n" +
+	"\x0eprevious_until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\rpreviousUntil\"\xac\x04\n" +
 	"\bHTTPSpec\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12\x16\n" +
 	"\x06method\x18\x02 \x01(\tR\x06method\x12+\n" +
@@ -1179,14 +1509,32 @@ const file_picket_v1_catalog_proto_rawDesc = "" +
 	"connection\x12'\n" +
 	"\x03tls\x18\v \x01(\v2\x15.picket.v1.TLSOptionsR\x03tls\x12A\n" +
 	"\x0eexpect_headers\x18\f \x03(\v2\x1a.picket.v1.HeaderAssertionR\rexpectHeaders\x120\n" +
-	"\x14min_certificate_days\x18\r \x01(\x05R\x12minCertificateDays\"\xb7\x01\n" +
+	"\x14min_certificate_days\x18\r \x01(\x05R\x12minCertificateDays\x12!\n" +
+	"\fserver_token\x18\x0e \x01(\bR\vserverToken\"\xb7\x01\n" +
 	"\aTCPSpec\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04send\x18\x02 \x01(\tR\x04send\x12\x16\n" +
 	"\x06expect\x18\x03 \x01(\tR\x06expect\x12'\n" +
 	"\x03tls\x18\x04 \x01(\v2\x15.picket.v1.TLSOptionsR\x03tls\x12\x17\n" +
 	"\ause_tls\x18\x05 \x01(\bR\x06useTls\x12$\n" +
-	"\x0emax_latency_ms\x18\x06 \x01(\x03R\fmaxLatencyMs\"\xb0\x01\n" +
+	"\x0emax_latency_ms\x18\x06 \x01(\x03R\fmaxLatencyMs\"\xf7\x01\n" +
+	"\vMetricsSpec\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x12\x16\n" +
+	"\x06format\x18\x02 \x01(\tR\x06format\x12+\n" +
+	"\aheaders\x18\x03 \x03(\v2\x11.picket.v1.HeaderR\aheaders\x12'\n" +
+	"\x03tls\x18\x04 \x01(\v2\x15.picket.v1.TLSOptionsR\x03tls\x12!\n" +
+	"\fserver_token\x18\x05 \x01(\bR\vserverToken\x12\x18\n" +
+	"\amapping\x18\x06 \x01(\tR\amapping\x12+\n" +
+	"\x05rules\x18\a \x03(\v2\x15.picket.v1.MetricRuleR\x05rules\"\xb5\x01\n" +
+	"\n" +
+	"MetricRule\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06series\x18\x02 \x01(\tR\x06series\x12\x1c\n" +
+	"\taggregate\x18\x03 \x01(\tR\taggregate\x12\x1b\n" +
+	"\tdivide_by\x18\x04 \x01(\tR\bdivideBy\x12\x12\n" +
+	"\x04rate\x18\x05 \x01(\bR\x04rate\x12\x14\n" +
+	"\x05scale\x18\x06 \x01(\x01R\x05scale\x12\x16\n" +
+	"\x06offset\x18\a \x01(\x01R\x06offset\"\xb0\x01\n" +
 	"\n" +
 	"TLSOptions\x120\n" +
 	"\x14insecure_skip_verify\x18\x01 \x01(\bR\x12insecureSkipVerify\x12\x1f\n" +
@@ -1217,7 +1565,7 @@ func file_picket_v1_catalog_proto_rawDescGZIP() []byte {
 	return file_picket_v1_catalog_proto_rawDescData
 }
 
-var file_picket_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_picket_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_picket_v1_catalog_proto_goTypes = []any{
 	(*CatalogChange)(nil),         // 0: picket.v1.CatalogChange
 	(*Server)(nil),                // 1: picket.v1.Server
@@ -1225,34 +1573,43 @@ var file_picket_v1_catalog_proto_goTypes = []any{
 	(*Schedule)(nil),              // 3: picket.v1.Schedule
 	(*AlertRules)(nil),            // 4: picket.v1.AlertRules
 	(*ScheduledCheck)(nil),        // 5: picket.v1.ScheduledCheck
-	(*HTTPSpec)(nil),              // 6: picket.v1.HTTPSpec
-	(*TCPSpec)(nil),               // 7: picket.v1.TCPSpec
-	(*TLSOptions)(nil),            // 8: picket.v1.TLSOptions
-	(*Header)(nil),                // 9: picket.v1.Header
-	(*HeaderAssertion)(nil),       // 10: picket.v1.HeaderAssertion
-	(*JSONPathAssertion)(nil),     // 11: picket.v1.JSONPathAssertion
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*Credential)(nil),            // 6: picket.v1.Credential
+	(*HTTPSpec)(nil),              // 7: picket.v1.HTTPSpec
+	(*TCPSpec)(nil),               // 8: picket.v1.TCPSpec
+	(*MetricsSpec)(nil),           // 9: picket.v1.MetricsSpec
+	(*MetricRule)(nil),            // 10: picket.v1.MetricRule
+	(*TLSOptions)(nil),            // 11: picket.v1.TLSOptions
+	(*Header)(nil),                // 12: picket.v1.Header
+	(*HeaderAssertion)(nil),       // 13: picket.v1.HeaderAssertion
+	(*JSONPathAssertion)(nil),     // 14: picket.v1.JSONPathAssertion
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
 }
 var file_picket_v1_catalog_proto_depIdxs = []int32{
 	1,  // 0: picket.v1.CatalogChange.server:type_name -> picket.v1.Server
-	12, // 1: picket.v1.CatalogChange.changed_at:type_name -> google.protobuf.Timestamp
+	15, // 1: picket.v1.CatalogChange.changed_at:type_name -> google.protobuf.Timestamp
 	2,  // 2: picket.v1.Server.checks:type_name -> picket.v1.Check
 	3,  // 3: picket.v1.Check.schedules:type_name -> picket.v1.Schedule
 	4,  // 4: picket.v1.Check.alerts:type_name -> picket.v1.AlertRules
-	6,  // 5: picket.v1.Check.http:type_name -> picket.v1.HTTPSpec
-	7,  // 6: picket.v1.Check.tcp:type_name -> picket.v1.TCPSpec
-	12, // 7: picket.v1.Schedule.effective_at:type_name -> google.protobuf.Timestamp
-	2,  // 8: picket.v1.ScheduledCheck.check:type_name -> picket.v1.Check
-	9,  // 9: picket.v1.HTTPSpec.headers:type_name -> picket.v1.Header
-	11, // 10: picket.v1.HTTPSpec.expect_json:type_name -> picket.v1.JSONPathAssertion
-	8,  // 11: picket.v1.HTTPSpec.tls:type_name -> picket.v1.TLSOptions
-	10, // 12: picket.v1.HTTPSpec.expect_headers:type_name -> picket.v1.HeaderAssertion
-	8,  // 13: picket.v1.TCPSpec.tls:type_name -> picket.v1.TLSOptions
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	7,  // 5: picket.v1.Check.http:type_name -> picket.v1.HTTPSpec
+	8,  // 6: picket.v1.Check.tcp:type_name -> picket.v1.TCPSpec
+	9,  // 7: picket.v1.Check.metrics:type_name -> picket.v1.MetricsSpec
+	15, // 8: picket.v1.Schedule.effective_at:type_name -> google.protobuf.Timestamp
+	2,  // 9: picket.v1.ScheduledCheck.check:type_name -> picket.v1.Check
+	6,  // 10: picket.v1.ScheduledCheck.credential:type_name -> picket.v1.Credential
+	15, // 11: picket.v1.Credential.previous_until:type_name -> google.protobuf.Timestamp
+	12, // 12: picket.v1.HTTPSpec.headers:type_name -> picket.v1.Header
+	14, // 13: picket.v1.HTTPSpec.expect_json:type_name -> picket.v1.JSONPathAssertion
+	11, // 14: picket.v1.HTTPSpec.tls:type_name -> picket.v1.TLSOptions
+	13, // 15: picket.v1.HTTPSpec.expect_headers:type_name -> picket.v1.HeaderAssertion
+	11, // 16: picket.v1.TCPSpec.tls:type_name -> picket.v1.TLSOptions
+	12, // 17: picket.v1.MetricsSpec.headers:type_name -> picket.v1.Header
+	11, // 18: picket.v1.MetricsSpec.tls:type_name -> picket.v1.TLSOptions
+	10, // 19: picket.v1.MetricsSpec.rules:type_name -> picket.v1.MetricRule
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_picket_v1_catalog_proto_init() }
@@ -1263,6 +1620,7 @@ func file_picket_v1_catalog_proto_init() {
 	file_picket_v1_catalog_proto_msgTypes[2].OneofWrappers = []any{
 		(*Check_Http)(nil),
 		(*Check_Tcp)(nil),
+		(*Check_Metrics)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1270,7 +1628,7 @@ func file_picket_v1_catalog_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_picket_v1_catalog_proto_rawDesc), len(file_picket_v1_catalog_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

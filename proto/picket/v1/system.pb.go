@@ -364,11 +364,200 @@ func (x *DeadLetter) GetPayload() []byte {
 	return nil
 }
 
+// ServerStatus is the state of a server as the alerter's fold knows it; it is the
+// value of the key <org>.<server> in the bucket picket_status.
+type ServerStatus struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Status Status                 `protobuf:"varint,1,opt,name=status,proto3,enum=picket.v1.Status" json:"status,omitempty"`
+	Server string                 `protobuf:"bytes,2,opt,name=server,proto3" json:"server,omitempty"`
+	Org    string                 `protobuf:"bytes,3,opt,name=org,proto3" json:"org,omitempty"`
+	// The tick with which the status began.
+	Since         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServerStatus) Reset() {
+	*x = ServerStatus{}
+	mi := &file_picket_v1_system_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServerStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServerStatus) ProtoMessage() {}
+
+func (x *ServerStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_picket_v1_system_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServerStatus.ProtoReflect.Descriptor instead.
+func (*ServerStatus) Descriptor() ([]byte, []int) {
+	return file_picket_v1_system_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ServerStatus) GetStatus() Status {
+	if x != nil {
+		return x.Status
+	}
+	return Status_STATUS_UNSPECIFIED
+}
+
+func (x *ServerStatus) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *ServerStatus) GetOrg() string {
+	if x != nil {
+		return x.Org
+	}
+	return ""
+}
+
+func (x *ServerStatus) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+// RunRequest asks a ticker service to run one check now. The result is published
+// like any other, marked on_demand, and is in the reply.
+type RunRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	CheckId string                 `protobuf:"bytes,1,opt,name=check_id,json=checkId,proto3" json:"check_id,omitempty"`
+	// Who asked.
+	Actor         string `protobuf:"bytes,2,opt,name=actor,proto3" json:"actor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunRequest) Reset() {
+	*x = RunRequest{}
+	mi := &file_picket_v1_system_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunRequest) ProtoMessage() {}
+
+func (x *RunRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_picket_v1_system_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunRequest.ProtoReflect.Descriptor instead.
+func (*RunRequest) Descriptor() ([]byte, []int) {
+	return file_picket_v1_system_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RunRequest) GetCheckId() string {
+	if x != nil {
+		return x.CheckId
+	}
+	return ""
+}
+
+func (x *RunRequest) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+// RunReply answers a RunRequest.
+type RunReply struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Result *ProbeResult           `protobuf:"bytes,1,opt,name=result,proto3" json:"result,omitempty"`
+	// What was collected, when the check collects.
+	Metrics *MetricBatch `protobuf:"bytes,2,opt,name=metrics,proto3" json:"metrics,omitempty"`
+	// Why nothing was run: unknown_check, busy, stopping; empty otherwise.
+	Refused       string `protobuf:"bytes,3,opt,name=refused,proto3" json:"refused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunReply) Reset() {
+	*x = RunReply{}
+	mi := &file_picket_v1_system_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunReply) ProtoMessage() {}
+
+func (x *RunReply) ProtoReflect() protoreflect.Message {
+	mi := &file_picket_v1_system_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunReply.ProtoReflect.Descriptor instead.
+func (*RunReply) Descriptor() ([]byte, []int) {
+	return file_picket_v1_system_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RunReply) GetResult() *ProbeResult {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *RunReply) GetMetrics() *MetricBatch {
+	if x != nil {
+		return x.Metrics
+	}
+	return nil
+}
+
+func (x *RunReply) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
+}
+
 var File_picket_v1_system_proto protoreflect.FileDescriptor
 
 const file_picket_v1_system_proto_rawDesc = "" +
 	"\n" +
-	"\x16picket/v1/system.proto\x12\tpicket.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x96\x05\n" +
+	"\x16picket/v1/system.proto\x12\tpicket.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16picket/v1/metric.proto\x1a\x15picket/v1/probe.proto\"\x96\x05\n" +
 	"\fWorkerStatus\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x1a\n" +
@@ -409,7 +598,20 @@ const file_picket_v1_system_proto_rawDesc = "" +
 	"\apayload\x18\t \x01(\fR\apayload\x1a:\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B4Z2github.com/picketd/picket/proto/picket/v1;picketv1b\x06proto3"
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x95\x01\n" +
+	"\fServerStatus\x12)\n" +
+	"\x06status\x18\x01 \x01(\x0e2\x11.picket.v1.StatusR\x06status\x12\x16\n" +
+	"\x06server\x18\x02 \x01(\tR\x06server\x12\x10\n" +
+	"\x03org\x18\x03 \x01(\tR\x03org\x120\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"=\n" +
+	"\n" +
+	"RunRequest\x12\x19\n" +
+	"\bcheck_id\x18\x01 \x01(\tR\acheckId\x12\x14\n" +
+	"\x05actor\x18\x02 \x01(\tR\x05actor\"\x86\x01\n" +
+	"\bRunReply\x12.\n" +
+	"\x06result\x18\x01 \x01(\v2\x16.picket.v1.ProbeResultR\x06result\x120\n" +
+	"\ametrics\x18\x02 \x01(\v2\x16.picket.v1.MetricBatchR\ametrics\x12\x18\n" +
+	"\arefused\x18\x03 \x01(\tR\arefusedB4Z2github.com/picketd/picket/proto/picket/v1;picketv1b\x06proto3"
 
 var (
 	file_picket_v1_system_proto_rawDescOnce sync.Once
@@ -423,27 +625,37 @@ func file_picket_v1_system_proto_rawDescGZIP() []byte {
 	return file_picket_v1_system_proto_rawDescData
 }
 
-var file_picket_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_picket_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_picket_v1_system_proto_goTypes = []any{
 	(*WorkerStatus)(nil),          // 0: picket.v1.WorkerStatus
 	(*ClockTick)(nil),             // 1: picket.v1.ClockTick
 	(*DeadLetter)(nil),            // 2: picket.v1.DeadLetter
-	nil,                           // 3: picket.v1.DeadLetter.HeadersEntry
-	(*timestamppb.Timestamp)(nil), // 4: google.protobuf.Timestamp
+	(*ServerStatus)(nil),          // 3: picket.v1.ServerStatus
+	(*RunRequest)(nil),            // 4: picket.v1.RunRequest
+	(*RunReply)(nil),              // 5: picket.v1.RunReply
+	nil,                           // 6: picket.v1.DeadLetter.HeadersEntry
+	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
+	(Status)(0),                   // 8: picket.v1.Status
+	(*ProbeResult)(nil),           // 9: picket.v1.ProbeResult
+	(*MetricBatch)(nil),           // 10: picket.v1.MetricBatch
 }
 var file_picket_v1_system_proto_depIdxs = []int32{
-	4, // 0: picket.v1.WorkerStatus.sent_at:type_name -> google.protobuf.Timestamp
-	4, // 1: picket.v1.WorkerStatus.started_at:type_name -> google.protobuf.Timestamp
-	4, // 2: picket.v1.WorkerStatus.last_run:type_name -> google.protobuf.Timestamp
-	4, // 3: picket.v1.WorkerStatus.settled_until:type_name -> google.protobuf.Timestamp
-	4, // 4: picket.v1.ClockTick.at:type_name -> google.protobuf.Timestamp
-	4, // 5: picket.v1.DeadLetter.received_at:type_name -> google.protobuf.Timestamp
-	3, // 6: picket.v1.DeadLetter.headers:type_name -> picket.v1.DeadLetter.HeadersEntry
-	7, // [7:7] is the sub-list for method output_type
-	7, // [7:7] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	7,  // 0: picket.v1.WorkerStatus.sent_at:type_name -> google.protobuf.Timestamp
+	7,  // 1: picket.v1.WorkerStatus.started_at:type_name -> google.protobuf.Timestamp
+	7,  // 2: picket.v1.WorkerStatus.last_run:type_name -> google.protobuf.Timestamp
+	7,  // 3: picket.v1.WorkerStatus.settled_until:type_name -> google.protobuf.Timestamp
+	7,  // 4: picket.v1.ClockTick.at:type_name -> google.protobuf.Timestamp
+	7,  // 5: picket.v1.DeadLetter.received_at:type_name -> google.protobuf.Timestamp
+	6,  // 6: picket.v1.DeadLetter.headers:type_name -> picket.v1.DeadLetter.HeadersEntry
+	8,  // 7: picket.v1.ServerStatus.status:type_name -> picket.v1.Status
+	7,  // 8: picket.v1.ServerStatus.since:type_name -> google.protobuf.Timestamp
+	9,  // 9: picket.v1.RunReply.result:type_name -> picket.v1.ProbeResult
+	10, // 10: picket.v1.RunReply.metrics:type_name -> picket.v1.MetricBatch
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_picket_v1_system_proto_init() }
@@ -451,13 +663,15 @@ func file_picket_v1_system_proto_init() {
 	if File_picket_v1_system_proto != nil {
 		return
 	}
+	file_picket_v1_metric_proto_init()
+	file_picket_v1_probe_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_picket_v1_system_proto_rawDesc), len(file_picket_v1_system_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,4 @@
+// Command api.
+package main
+
+func main() {}

@@ -1,0 +1,4 @@
+// Command collector.
+package main
+
+func main() {}

@@ -1,0 +1,4 @@
+// Command exporter.
+package main
+
+func main() {}
