@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/picketd/picket/internal/wire"
@@ -23,6 +24,8 @@ const (
 	headerCESource    = "ce-source"
 	headerCETime      = "ce-time"
 	headerCESpec      = "ce-specversion"
+	// W3C Trace Context; there is none when the trace is not sampled.
+	headerTrace = "traceparent"
 )
 
 // Message is something to publish.
@@ -34,6 +37,8 @@ type Message struct {
 	Time time.Time
 	// Payload must not change any more.
 	Payload proto.Message
+	// Trace is the span that the message belongs to; what it leads to elsewhere continues it.
+	Trace trace.SpanContext
 }
 
 // eventType names the kind of fact for CloudEvents: the full name of the message.
@@ -65,6 +70,9 @@ func (c *Conn) encodeTo(msg *nats.Msg, m Message) error {
 		header[headerMsgID] = values[5:6:6]
 		header[headerCEID] = values[5:6:6]
 	}
+	if m.Trace.IsSampled() {
+		header[headerTrace] = []string{traceparent(m.Trace)}
+	}
 	msg.Subject, msg.Data, msg.Header = m.Subject, data, header
 	return nil
 }
@@ -80,6 +88,8 @@ type Msg struct {
 	Data        []byte
 	// Deliveries counts from 1.
 	Deliveries uint64
+	// Trace is the span that published it, when that is sampled.
+	Trace trace.SpanContext
 
 	stream   string
 	consumer string
@@ -102,6 +112,7 @@ func (c *Conn) receive(raw jetstream.Msg) (*Msg, *jetstream.MsgMetadata, error) 
 		ContentType: header.Get(headerContentType),
 		Data:        raw.Data(),
 		Deliveries:  meta.NumDelivered,
+		Trace:       parseTrace(header.Get(headerTrace)),
 		stream:      meta.Stream,
 		consumer:    meta.Consumer,
 		conn:        c,

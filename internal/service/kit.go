@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // Kit is what a service is handed besides its own configuration.
@@ -26,6 +27,16 @@ type Kit struct {
 	Log        *slog.Logger
 	Metrics    *prometheus.Registry
 	Health     *Health
+	// Tracer makes spans; nil as NoTracer.
+	Tracer trace.Tracer
+}
+
+// Trace returns the tracer, which is never nil.
+func (k *Kit) Trace() trace.Tracer {
+	if k.Tracer == nil {
+		return NoTracer()
+	}
+	return k.Tracer
 }
 
 // Version is the version of the running binary from its build information, or
