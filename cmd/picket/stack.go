@@ -253,7 +253,7 @@ func (p *part) start(ctx context.Context) {
 			p.mu.Lock()
 			p.registry = kit.Metrics
 			p.mu.Unlock()
-			return p.run(ctx, &kit)
+			return service.WithTracing(ctx, &kit, func() error { return p.run(ctx, &kit) })
 		})
 	}()
 }

@@ -31,6 +31,7 @@ type Common struct {
 	Location        string        `env:"PICKET_LOCATION" desc:"Where this process stands."`
 	Instance        string        `env:"PICKET_INSTANCE" desc:"Name of this process, unique among the living; empty: host name and process id."`
 	AdminListen     string        `env:"PICKET_ADMIN_LISTEN" desc:"Address of /livez, /readyz, /health and /metrics."`
+	PprofListen     string        `env:"PICKET_PPROF_LISTEN" desc:"Address of /debug/pprof, which shows what is in memory; empty: none."`
 	LogLevel        slog.Level    `env:"LOG_LEVEL" desc:"Least level that is logged: DEBUG, INFO, WARN or ERROR."`
 	LogFormat       LogFormat     `env:"PICKET_LOG_FORMAT" desc:"auto, json or text; auto is text on a terminal."`
 	ShutdownTimeout time.Duration `env:"PICKET_SHUTDOWN_TIMEOUT" desc:"How long a stop may take before the process ends all the same."`

@@ -34,13 +34,15 @@ func (f *LogFormat) UnmarshalText(text []byte) error {
 }
 
 // NewLogger writes to out: one JSON object a line (`ts`, `level`, `msg`, fields), or
-// coloured text when the format or the terminal says so. NO_COLOR is obeyed.
+// coloured text when the format or the terminal says so, with the lines of renderings
+// as sentences. NO_COLOR is obeyed.
 func NewLogger(out *os.File, level slog.Level, format LogFormat) *slog.Logger {
 	terminal := isatty.IsTerminal(out.Fd())
 	if format == LogText || format == LogAuto && terminal {
-		return slog.New(tint.NewTextHandler(out, &tint.Options{
+		text := tint.NewTextHandler(out, &tint.Options{
 			Level: level, TimeFormat: time.TimeOnly, NoColor: !terminal || os.Getenv("NO_COLOR") != "",
-		}))
+		})
+		return slog.New(renderer{text, renderings()})
 	}
 	return newJSONLogger(out, level)
 }

@@ -126,7 +126,7 @@ func newKit(name string, common *Common, stderr *os.File) *Kit {
 func NewRegistry() *prometheus.Registry {
 	registry := prometheus.NewRegistry()
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "picket_build_info", Help: "Always 1; the label tells the version.", ConstLabels: prometheus.Labels{"version": Version()},
+		Name: "fleet_build_info", Help: "Always 1; the label tells the version.", ConstLabels: prometheus.Labels{"version": Version()},
 	})
 	build.Set(1)
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), build)
@@ -157,6 +157,7 @@ func run[C any](ctx context.Context, program Program[C], kit *Kit, config C, com
 	mux.Handle("GET /metrics", MetricsHandler(kit.Metrics))
 	var admin errgroup.Group
 	admin.Go(func() error { return ServeHTTP(adminCtx, listener, mux) })
+	admin.Go(func() error { return ServeProfiles(adminCtx, kit, common.PprofListen) })
 
 	watchCtx, stopWatch := context.WithCancel(ctx)
 	defer stopWatch()
@@ -166,8 +167,10 @@ func run[C any](ctx context.Context, program Program[C], kit *Kit, config C, com
 	served := make(chan error, 1)
 	go func() {
 		limits := bus.StreamLimits{MaxBytes: common.StreamMaxBytes, Replicas: common.StreamReplicas}
-		served <- WithStreams(ctx, kit, conn, limits, func(ctx context.Context) error {
-			return program.Run(ctx, kit, conn, config)
+		served <- WithTracing(ctx, kit, func() error {
+			return WithStreams(ctx, kit, conn, limits, func(ctx context.Context) error {
+				return program.Run(ctx, kit, conn, config)
+			})
 		})
 	}()
 	err = awaitStop(ctx, served, common.ShutdownTimeout)
