@@ -12,18 +12,28 @@ import (
 	"github.com/picketd/picket/internal/wire"
 )
 
-// BucketCatalog holds what probers need: one ScheduledCheck under CatalogKey.
-const BucketCatalog = "picket_catalog"
+// The buckets of values that one service keeps and others watch.
+const (
+	// BucketCatalog holds what probers need: one ScheduledCheck under CatalogKey.
+	BucketCatalog = "picket_catalog"
+	// BucketStatus holds the state of every server as the alerter knows it: one ServerStatus under StatusKey.
+	BucketStatus = "picket_status"
+)
 
 const (
 	bucketRelist   = time.Minute
 	bucketInFlight = 512
+	// statusMaxBytes is room for a few hundred thousand servers.
+	statusMaxBytes = 128 << 20
 )
 
 // CatalogKey is the key of one check at one location.
 func CatalogKey(org, location, checkID string) string {
 	return Token(org) + "." + Token(location) + "." + Token(checkID)
 }
+
+// StatusKey is the key of one server's state.
+func StatusKey(org, server string) string { return Token(org) + "." + Token(server) }
 
 // Bucket is a key-value bucket of protobuf messages. It is safe for concurrent use.
 type Bucket struct {
@@ -34,16 +44,30 @@ type Bucket struct {
 
 // CatalogBucket opens the bucket of the catalog and creates it when it is missing.
 func (c *Conn) CatalogBucket(ctx context.Context) (*Bucket, error) {
-	kv, err := c.js.KeyValue(ctx, BucketCatalog)
+	return c.openBucket(ctx, jetstream.KeyValueConfig{
+		Bucket: BucketCatalog, Description: "what probers of each location run", History: 1, MaxBytes: smallMaxBytes,
+	})
+}
+
+// StatusBucket opens the bucket of the servers' states and creates it when it is missing.
+func (c *Conn) StatusBucket(ctx context.Context) (*Bucket, error) {
+	return c.openBucket(ctx, jetstream.KeyValueConfig{
+		Bucket: BucketStatus, Description: "how each server is, as the alerter knows it", History: 1, MaxBytes: statusMaxBytes,
+	})
+}
+
+func (c *Conn) openBucket(ctx context.Context, config jetstream.KeyValueConfig) (*Bucket, error) {
+	if err := c.Ready(); err != nil {
+		return nil, fmt.Errorf("open bucket %s: %w", config.Bucket, err)
+	}
+	kv, err := c.js.KeyValue(ctx, config.Bucket)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		kv, err = c.js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-			Bucket: BucketCatalog, Description: "what probers of each location run", History: 1, MaxBytes: smallMaxBytes,
-		})
+		kv, err = c.js.CreateOrUpdateKeyValue(ctx, config)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open bucket %s: %w", BucketCatalog, err)
+		return nil, fmt.Errorf("open bucket %s: %w", config.Bucket, err)
 	}
-	return &Bucket{conn: c, kv: kv, name: BucketCatalog}, nil
+	return &Bucket{conn: c, kv: kv, name: config.Bucket}, nil
 }
 
 // Put stores value under key.

@@ -8,5 +8,6 @@
 //     FIFO that keeps order and loses nothing while the server is away.
 //   - consume.go and follow.go receive: a shared durable with acknowledgement after
 //     commit, or the whole stream in order.
-//   - bucket.go is the key-value form of the catalog, worker.go the heartbeats.
+//   - request.go asks a service to run something now, and serves that.
+//   - bucket.go is the key-value form of the catalog and of the servers' states, worker.go the heartbeats.
 package bus
