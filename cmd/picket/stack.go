@@ -277,6 +277,7 @@ func (st *stack) gather() prometheus.Gatherer {
 func (st *stack) connect(kit *service.Kit) (*bus.Conn, error) {
 	options := bus.Options{
 		URL: st.natsURL(), Name: kit.Name + "/" + kit.Instance, CredentialsFile: st.settings.NATSCredentials,
+		InboxPrefix: "_INBOX_" + kit.Name, LeaveProvisioning: !st.settings.NATSProvision,
 		Encoding: st.settings.Encoding, Log: kit.Log,
 	}
 	if st.nats != nil {

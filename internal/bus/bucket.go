@@ -42,28 +42,33 @@ type Bucket struct {
 	name string
 }
 
+func catalogBucket() jetstream.KeyValueConfig {
+	return jetstream.KeyValueConfig{
+		Bucket: BucketCatalog, Description: "what probers of each location run", History: 1, MaxBytes: smallMaxBytes,
+	}
+}
+
+func statusBucket() jetstream.KeyValueConfig {
+	return jetstream.KeyValueConfig{
+		Bucket: BucketStatus, Description: "how each server is, as the alerter knows it", History: 1, MaxBytes: statusMaxBytes,
+	}
+}
+
 // CatalogBucket opens the bucket of the catalog and creates it when it is missing.
 func (c *Conn) CatalogBucket(ctx context.Context) (*Bucket, error) {
-	return c.openBucket(ctx, jetstream.KeyValueConfig{
-		Bucket: BucketCatalog, Description: "what probers of each location run", History: 1, MaxBytes: smallMaxBytes,
-	})
+	return c.openBucket(ctx, catalogBucket())
 }
 
 // StatusBucket opens the bucket of the servers' states and creates it when it is missing.
 func (c *Conn) StatusBucket(ctx context.Context) (*Bucket, error) {
-	return c.openBucket(ctx, jetstream.KeyValueConfig{
-		Bucket: BucketStatus, Description: "how each server is, as the alerter knows it", History: 1, MaxBytes: statusMaxBytes,
-	})
+	return c.openBucket(ctx, statusBucket())
 }
 
 func (c *Conn) openBucket(ctx context.Context, config jetstream.KeyValueConfig) (*Bucket, error) {
 	if err := c.Ready(); err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", config.Bucket, err)
 	}
-	kv, err := c.js.KeyValue(ctx, config.Bucket)
-	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		kv, err = c.js.CreateOrUpdateKeyValue(ctx, config)
-	}
+	kv, err := c.keyValue(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", config.Bucket, err)
 	}

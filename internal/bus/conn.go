@@ -45,6 +45,11 @@ type Options struct {
 	Name string
 	// CredentialsFile holds a user's JWT and key; empty: none.
 	CredentialsFile string
+	// InboxPrefix is the first token of the subjects on which this client takes answers; empty: _INBOX. A server that
+	// gives each service a user of its own lets each read its own answers only.
+	InboxPrefix string
+	// LeaveProvisioning says that another service makes streams and buckets: what is missing is ErrNotProvisioned.
+	LeaveProvisioning bool
 	// InProcess connects without a socket when not nil; URL is then not used.
 	InProcess nats.InProcessConnProvider
 	// Encoding of what is published. The zero value is JSON.
@@ -61,6 +66,7 @@ type Conn struct {
 	log      *slog.Logger
 	name     string
 	encoding wire.Encoding
+	leave    bool         // making streams and buckets to another
 	state    atomic.Int32 // one of the link states
 
 	mu        sync.Mutex
@@ -71,7 +77,7 @@ type Conn struct {
 // Connect starts to connect and returns at once; the server may come later. The
 // error is about options that can never work.
 func Connect(opts Options) (*Conn, error) {
-	c := &Conn{log: opts.Log, name: opts.Name, encoding: opts.Encoding, listeners: map[int]func(bool){}}
+	c := &Conn{log: opts.Log, name: opts.Name, encoding: opts.Encoding, leave: opts.LeaveProvisioning, listeners: map[int]func(bool){}}
 	options := []nats.Option{
 		nats.Name(opts.Name),
 		nats.RetryOnFailedConnect(true),
@@ -98,6 +104,9 @@ func Connect(opts Options) (*Conn, error) {
 			}
 			c.log.Warn("nats reports an error", "subject", subject, "err", err)
 		}),
+	}
+	if opts.InboxPrefix != "" {
+		options = append(options, nats.CustomInboxPrefix(opts.InboxPrefix))
 	}
 	if opts.InProcess != nil {
 		options = append(options, nats.InProcessServer(opts.InProcess))

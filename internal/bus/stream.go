@@ -95,31 +95,32 @@ func streams(limits StreamLimits) []jetstream.StreamConfig {
 	}
 }
 
-// EnsureStreams creates the streams that are missing. One that an operator has
-// resized stays as it is and is reported; one whose subjects differ is updated.
-// It is idempotent and every service calls it at its start.
+// EnsureStreams creates the streams and buckets that are missing. A stream that
+// an operator has resized stays as it is and is reported; one whose subjects
+// differ is updated. It is idempotent and every service calls it at its start.
+// Where that is left to another service, what is missing is ErrNotProvisioned.
 func (c *Conn) EnsureStreams(ctx context.Context, limits StreamLimits) error {
 	for _, want := range streams(limits) {
 		if err := c.ensureStream(ctx, want); err != nil {
 			return err
 		}
 	}
-	return nil
+	return c.ensureBuckets(ctx)
 }
 
-// RestoreStreams creates the streams that somebody deleted since EnsureStreams, and touches no other.
+// RestoreStreams creates the streams and buckets that somebody deleted since EnsureStreams, and touches no other.
 func (c *Conn) RestoreStreams(ctx context.Context, limits StreamLimits) error {
 	for _, want := range streams(limits) {
 		_, err := c.js.Stream(ctx, want.Name)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
-			c.log.Error("stream is gone, making it anew", "stream", want.Name)
+			c.log.Error("stream is gone", "stream", want.Name)
 			err = c.createStream(ctx, want)
 		}
 		if err != nil {
 			return fmt.Errorf("restore stream %s: %w", want.Name, err)
 		}
 	}
-	return nil
+	return c.ensureBuckets(ctx)
 }
 
 func (c *Conn) ensureStream(ctx context.Context, want jetstream.StreamConfig) error {
@@ -138,6 +139,9 @@ func (c *Conn) ensureStream(ctx context.Context, want jetstream.StreamConfig) er
 		}
 		return nil
 	}
+	if c.leave {
+		return fmt.Errorf("stream %s has other subjects than this version needs: %w", want.Name, ErrNotProvisioned)
+	}
 	have.Subjects = want.Subjects
 	have.Retention = want.Retention
 	c.log.Warn("stream has other subjects than this version needs, updating it", "stream", want.Name)
@@ -149,6 +153,9 @@ func (c *Conn) ensureStream(ctx context.Context, want jetstream.StreamConfig) er
 
 // createStream takes less room when the server has less to give.
 func (c *Conn) createStream(ctx context.Context, want jetstream.StreamConfig) error {
+	if c.leave {
+		return fmt.Errorf("stream %s: %w", want.Name, ErrNotProvisioned)
+	}
 	for {
 		_, err := c.js.CreateStream(ctx, want)
 		switch {

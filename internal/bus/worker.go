@@ -2,7 +2,6 @@ package bus
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -20,6 +19,12 @@ const BucketWorkers = "picket_workers"
 // that starts after everybody was gone begins where the last of them had settled,
 // and what it explains must still be within the contract of results.
 const rosterAge = 24 * time.Hour
+
+func workersBucket() jetstream.KeyValueConfig {
+	return jetstream.KeyValueConfig{
+		Bucket: BucketWorkers, Description: "who works for Picket, and who did within a day", TTL: rosterAge, MaxBytes: leastMaxBytes,
+	}
+}
 
 // Heartbeat sends a process's state to whoever listens now. It is not stored:
 // membership is heard. It waits for nothing but the connection's own buffer.
@@ -62,12 +67,7 @@ func (c *Conn) WatchWorkers(ctx context.Context, service, location string, hear 
 // an own write against the middle of its round trip. A positive offset says
 // that the server is ahead.
 func (c *Conn) EnrollWorker(ctx context.Context, status *picketv1.WorkerStatus) (offset, roundTrip time.Duration, err error) {
-	kv, err := c.js.KeyValue(ctx, BucketWorkers)
-	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		kv, err = c.js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-			Bucket: BucketWorkers, Description: "who works for Picket, and who did within a day", TTL: rosterAge, MaxBytes: leastMaxBytes,
-		})
-	}
+	kv, err := c.keyValue(ctx, workersBucket())
 	if err != nil {
 		return 0, 0, fmt.Errorf("open roster: %w", err)
 	}

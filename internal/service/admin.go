@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -117,4 +119,40 @@ func ServeHTTP(ctx context.Context, listener net.Listener, handler http.Handler)
 	}
 	<-failed //nolint:errcheck // it says only that the server was shut down
 	return nil
+}
+
+// askTimeout bounds the question whether a service is ready.
+const askTimeout = 3 * time.Second
+
+// askReady asks the service that answers on an admin address of this machine whether it is ready. An address that means
+// all interfaces is asked on loopback. It returns nil when ready, else what the service says is wrong, or why it could not be asked.
+func askReady(ctx context.Context, listen string) error {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return fmt.Errorf("PICKET_ADMIN_LISTEN: %w", err)
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+"/readyz", nil)
+	if err != nil {
+		return fmt.Errorf("ask whether it is ready: %w", err)
+	}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // never by a proxy: it is this machine
+	response, err := client.Do(request)
+	if err != nil {
+		return fmt.Errorf("ask whether it is ready: %w", err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode == http.StatusOK {
+		return nil
+	}
+	const most = 4 << 10
+	reasons, err := io.ReadAll(io.LimitReader(response.Body, most))
+	if err != nil {
+		return fmt.Errorf("ask whether it is ready: %w", err)
+	}
+	return fmt.Errorf("not ready: %s", strings.ReplaceAll(strings.TrimSpace(string(reasons)), "\n", "; "))
 }

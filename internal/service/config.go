@@ -25,6 +25,7 @@ var ErrConfig = errors.New("configuration")
 type Common struct {
 	NATSURL         string        `env:"NATS_URL" desc:"Address of NATS; several separated by commas."`
 	NATSCredentials string        `env:"PICKET_NATS_CREDENTIALS" desc:"File with the credentials for NATS (JWT and key)."`
+	NATSProvision   bool          `env:"PICKET_NATS_PROVISION" desc:"Make the streams and buckets that are missing; false leaves that to a service that the NATS server lets do it."`
 	Encoding        wire.Encoding `env:"PICKET_ENCODING" desc:"How messages are written: json or protobuf. Both are always read."`
 	StreamMaxBytes  int64         `env:"PICKET_STREAM_MAX_BYTES" desc:"Room of each of the two large streams in bytes, when they are created."`
 	StreamReplicas  int           `env:"PICKET_STREAM_REPLICAS" desc:"Replicas of each stream in a NATS cluster, when they are created."`
@@ -41,6 +42,7 @@ type Common struct {
 func DefaultCommon(adminListen string) Common {
 	return Common{
 		NATSURL:         "nats://localhost:4222",
+		NATSProvision:   true,
 		Encoding:        wire.JSON,
 		StreamMaxBytes:  20 << 30,
 		StreamReplicas:  1,

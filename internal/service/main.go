@@ -46,15 +46,23 @@ type Program[C any] struct {
 // not ready first, then the service's own stop, bounded by the shutdown timeout.
 func Main[C any](program Program[C], args []string, stderr *os.File) int {
 	config := program.Defaults
-	file, done, code := parseFlags(program.Name, program.About, &config, args, stderr)
+	asked, done, code := parseFlags(program.Name, program.About, &config, args, stderr)
 	if done {
 		return code
 	}
+	file := asked.config
 	if err := Load(&config, Sources{File: file, Environ: os.Environ(), Shared: true}); err != nil {
 		_, _ = fmt.Fprintf(stderr, "%s: %v\n", program.Name, err)
 		return ExitUsage
 	}
 	common := program.Common(&config)
+	if asked.healthy {
+		if err := askReady(context.Background(), common.AdminListen); err != nil {
+			_, _ = fmt.Fprintf(stderr, "%s: %v\n", program.Name, err)
+			return ExitFailure
+		}
+		return ExitOK
+	}
 	kit := newKit(program.Name, common, stderr)
 	kit.ConfigFile = file
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -67,30 +75,37 @@ func Main[C any](program Program[C], args []string, stderr *os.File) int {
 	return ExitOK
 }
 
-func parseFlags(name, about string, config any, args []string, out io.Writer) (file string, done bool, code int) {
+// flagValues is what the command line can say.
+type flagValues struct {
+	config  string
+	healthy bool
+}
+
+func parseFlags(name, about string, config any, args []string, out io.Writer) (asked flagValues, done bool, code int) {
 	flags := flag.NewFlagSet(name, flag.ContinueOnError)
 	flags.SetOutput(out)
-	flags.StringVar(&file, "config", os.Getenv("PICKET_CONFIG"), "YAML file whose `settings` are read")
+	flags.StringVar(&asked.config, "config", os.Getenv("PICKET_CONFIG"), "YAML file whose `settings` are read")
+	flags.BoolVar(&asked.healthy, "healthy", false, "ask the service that runs with these settings whether it is ready, and exit with 0 if so: for container health checks")
 	version := flags.Bool("version", false, "print the version and exit")
 	flags.Usage = func() {
-		_, _ = fmt.Fprintf(out, "%s: %s\n\nUsage: %s [-config FILE]\n\nFlags:\n", name, about, name)
+		_, _ = fmt.Fprintf(out, "%s: %s\n\nUsage: %s [-config FILE] [-healthy]\n\nFlags:\n", name, about, name)
 		flags.PrintDefaults()
 		_, _ = fmt.Fprintf(out, "\nEnvironment:\n")
 		WriteSettings(out, Describe(config))
 	}
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
-		return "", true, ExitOK
+		return flagValues{}, true, ExitOK
 	case err != nil:
-		return "", true, ExitUsage
+		return flagValues{}, true, ExitUsage
 	case flags.NArg() > 0:
 		_, _ = fmt.Fprintf(out, "%s: takes no arguments, got %q\n", name, flags.Args())
-		return "", true, ExitUsage
+		return flagValues{}, true, ExitUsage
 	case *version:
 		_, _ = fmt.Fprintln(out, name, Version())
-		return "", true, ExitOK
+		return flagValues{}, true, ExitOK
 	}
-	return file, false, ExitOK
+	return asked, false, ExitOK
 }
 
 // WriteSettings prints settings for --help.
@@ -140,6 +155,7 @@ func run[C any](ctx context.Context, program Program[C], kit *Kit, config C, com
 	}
 	conn, err := bus.Connect(bus.Options{
 		URL: common.NATSURL, Name: kit.Name + "/" + kit.Instance, CredentialsFile: common.NATSCredentials,
+		InboxPrefix: "_INBOX_" + kit.Name, LeaveProvisioning: !common.NATSProvision,
 		Encoding: common.Encoding, Log: kit.Log,
 	})
 	if err != nil {
