@@ -3,8 +3,6 @@ package prober
 import (
 	"errors"
 	"fmt"
-	"math"
-	"syscall"
 	"time"
 )
 
@@ -46,14 +44,4 @@ func (c Config) Validate() error {
 		faults = append(faults, fmt.Errorf("FLEET_HEALTH_INTERVAL: %s is less than 1s", c.CycleInterval))
 	}
 	return errors.Join(faults...)
-}
-
-// openFiles returns how many files the process may have open. The Go runtime has
-// raised the soft limit to the hard one already.
-func openFiles() int {
-	var limit syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
-		return 1024
-	}
-	return int(min(limit.Cur, math.MaxInt32))
 }

@@ -2,17 +2,13 @@ package prober
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/picketd/picket/internal/bus"
@@ -22,298 +18,162 @@ import (
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
-// place is a location with a real NATS server and real targets.
-type place struct {
-	t    *testing.T
-	nats *embedded.NATS
-	opts embedded.NATSOptions
+// location is a location with a real NATS server and one running prober.
+type location struct {
 	conn *bus.Conn
-
-	mu      sync.Mutex
-	results []seen
+	kit  *service.Kit
+	stop func()
 }
 
-type seen struct {
-	id, subject string
-	result      *picketv1.ProbeResult
-}
-
-func newPlace(t *testing.T) *place {
+func newLocation(t *testing.T, cfg Config) *location {
 	t.Helper()
-	opts := embedded.NATSOptions{Listen: "127.0.0.1:0", StoreDir: t.TempDir()}
-	p := &place{t: t, opts: opts}
-	p.nats = embeddedtest.NATSServer(t, opts)
-	p.opts.Listen = strings.TrimPrefix(p.nats.ClientURL(), "nats://")
-	p.conn = p.connect("test")
-	p.await("streams", func() bool {
-		return p.conn.EnsureStreams(t.Context(), bus.StreamLimits{MaxBytes: 128 << 20}) == nil
-	})
-	return p
-}
-
-func (p *place) connect(name string) *bus.Conn {
-	p.t.Helper()
-	conn, err := bus.Connect(bus.Options{URL: p.nats.ClientURL(), Name: name, Log: slog.New(slog.DiscardHandler)})
+	nats := embeddedtest.NATSServer(t, embedded.NATSOptions{Listen: "127.0.0.1:0", StoreDir: t.TempDir()})
+	quiet := slog.New(slog.DiscardHandler)
+	conn, err := bus.Connect(bus.Options{URL: nats.ClientURL(), Name: "test", Log: quiet})
 	if err != nil {
-		p.t.Fatal(err)
+		t.Fatal(err)
 	}
-	p.t.Cleanup(conn.Close)
-	return conn
-}
-
-// await polls until something holds.
-func (p *place) await(what string, holds func() bool) {
-	p.t.Helper()
-	ticker := time.NewTicker(20 * time.Millisecond)
-	defer ticker.Stop()
-	deadline := time.After(30 * time.Second)
-	for !holds() {
-		select {
-		case <-ticker.C:
-		case <-deadline:
-			p.t.Fatalf("waited too long for %s", what)
+	t.Cleanup(conn.Close)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	t.Cleanup(cancel)
+	if err := conn.WaitConnected(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.EnsureStreams(ctx, bus.StreamLimits{MaxBytes: 128 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	kit := &service.Kit{
+		Name: "prober", Instance: "prober-a", Location: "local", Version: "test", Started: time.Now(),
+		Log: quiet, Metrics: service.NewRegistry(), Health: service.NewHealth(),
+	}
+	p, err := New(cfg, Deps{Kit: kit, Conn: conn})
+	if err != nil {
+		t.Fatal(err)
+	}
+	running, end := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- p.Run(running) }()
+	stopped := false
+	stop := func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		end()
+		if err := <-ended; err != nil {
+			t.Error(err)
 		}
 	}
+	t.Cleanup(stop)
+	return &location{conn, kit, stop}
 }
 
-// follow reads every result from the stream.
-func (p *place) follow() {
-	p.t.Helper()
+func (l *location) declare(t *testing.T, scheduled *picketv1.ScheduledCheck) {
+	t.Helper()
+	bucket, err := l.conn.CatalogBucket(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := bus.CatalogKey(scheduled.GetOrg(), scheduled.GetLocation(), scheduled.GetCheck().GetId())
+	if err := bucket.Put(t.Context(), key, scheduled); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// results sends every result of the stream to a channel.
+func (l *location) results(t *testing.T) <-chan *picketv1.ProbeResult {
+	t.Helper()
+	out := make(chan *picketv1.ProbeResult, 1024)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	from := uint64(1)
 	go func() {
 		defer close(done)
-		for ctx.Err() == nil {
-			// It ends when the server restarts, or is not there; read on behind the last.
-			_ = p.conn.WaitConnected(ctx)
-			_ = p.conn.Follow(ctx, bus.FollowOptions{
-				Stream: bus.StreamEvents, From: from, MaxBatch: 256, MaxWait: 10 * time.Millisecond,
-				Handle: func(_ context.Context, batch []*bus.Msg) error {
-					from = batch[len(batch)-1].Sequence + 1
-					return p.read(batch)
-				},
-			})
-		}
-	}()
-	p.t.Cleanup(func() { cancel(); <-done })
-}
-
-func (p *place) read(batch []*bus.Msg) error {
-	for _, m := range batch {
-		subject, err := bus.ParseSubject(m.Subject)
-		if err != nil || subject.Family != bus.FamilyProbe {
-			return err
-		}
-		result := &picketv1.ProbeResult{}
-		if err := m.Decode(result); err != nil {
-			return err
-		}
-		p.mu.Lock()
-		p.results = append(p.results, seen{m.ID, m.Subject, result})
-		p.mu.Unlock()
-	}
-	return nil
-}
-
-func (p *place) seen() []seen {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return slices.Clone(p.results)
-}
-
-// catalog writes checks of a URL as the catalog service does.
-func (p *place) catalog(n int, interval time.Duration, url string) {
-	p.t.Helper()
-	bucket, err := p.conn.CatalogBucket(p.t.Context())
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	values := map[string]proto.Message{}
-	for i := range n {
-		id := fmt.Sprintf("0190f3c4-0000-7000-8000-%012d", i+1)
-		values[bus.CatalogKey("default", "local", id)] = &picketv1.ScheduledCheck{
-			Server: fmt.Sprintf("server-%d", i+1), Org: "default", Location: "local", Lifecycle: "active",
-			Check: &picketv1.Check{
-				Name: "health", Kind: "http", Id: id, Serial: int64(i + 1), Revision: 1,
-				TimeoutMs: interval.Milliseconds() / 2,
-				Schedules: []*picketv1.Schedule{{
-					Revision: 1, IntervalMs: interval.Milliseconds(), EffectiveAt: timestamppb.New(time.Now().Add(-time.Hour)),
-				}},
-				Spec: &picketv1.Check_Http{Http: &picketv1.HTTPSpec{Url: url}},
+		_ = l.conn.Follow(ctx, bus.FollowOptions{ // it ends with ctx
+			Stream: bus.StreamEvents, From: 1, MaxBatch: 64, MaxWait: 10 * time.Millisecond,
+			Handle: func(_ context.Context, batch []*bus.Msg) error {
+				for _, m := range batch {
+					result := &picketv1.ProbeResult{}
+					if err := m.Decode(result); err != nil {
+						return err
+					}
+					out <- result
+				}
+				return nil
 			},
-		}
-	}
-	if err := bucket.PutAll(p.t.Context(), values); err != nil {
-		p.t.Fatal(err)
-	}
+		})
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	return out
 }
 
-// running is a prober in this process.
-type running struct {
-	service *Service
-	kit     *service.Kit
-	stop    func()
-}
-
-func (p *place) start(name string) *running {
-	p.t.Helper()
-	conn := p.connect(name)
-	kit := &service.Kit{
-		Name: "prober", Instance: name, Location: "local", Version: "test", Started: time.Now(),
-		Log: slog.New(slog.DiscardHandler), Metrics: service.NewRegistry(), Health: service.NewHealth(),
-	}
-	s, err := New(DefaultConfig(), Deps{Kit: kit, Conn: conn})
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- s.Run(ctx) }()
-	stop := sync.OnceFunc(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			p.t.Errorf("%s: %v", name, err)
-		}
-	})
-	p.t.Cleanup(stop)
-	return &running{s, kit, stop}
-}
-
-func healthyTarget(t *testing.T) string {
+func await(t *testing.T, results <-chan *picketv1.ProbeResult, wanted func(*picketv1.ProbeResult) bool) *picketv1.ProbeResult {
 	t.Helper()
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write([]byte(`{"status":"ok","service":"demo","counters":{"requests":3}}`))
-	}))
-	t.Cleanup(server.Close)
-	return server.URL
-}
-
-// gaps returns which ticks of the first n checks between two instants have no
-// result.
-func (p *place) gaps(n int, interval time.Duration, from, to time.Time) (due int, without []string) {
-	have := map[string]bool{}
-	for _, s := range p.seen() {
-		have[s.id] = true
-	}
-	for i := range n {
-		c := simTarget(i+1, interval.Milliseconds(), 0, 0)
-		for at := range c.schedules.Due(c.serial, "local", from.UnixMilli(), to.UnixMilli()) {
-			due++
-			if id := identity(c.id, "local", at); !have[id] {
-				without = append(without, id)
+	deadline := time.After(30 * time.Second)
+	for {
+		select {
+		case r := <-results:
+			if wanted(r) {
+				return r
 			}
+		case <-deadline:
+			t.Fatal("waited too long for a result")
 		}
 	}
-	return due, without
 }
 
-// A result says who, what and when, on its subject and under its identity; and
-// no tick is without one, through a second prober, its stop, and a restart of NATS.
-func TestProbesThroughRealNATS(t *testing.T) {
-	t.Parallel()
-	const checks, interval = 40, 2 * time.Second
-	p := newPlace(t)
-	p.follow()
-	p.catalog(checks, interval, healthyTarget(t))
+func scheduledHTTP(n, url string) *picketv1.ScheduledCheck {
+	return &picketv1.ScheduledCheck{
+		Server: "server-" + n, Org: "default", Location: "local", Lifecycle: "active",
+		Check: &picketv1.Check{
+			Name: "health", Kind: "http", Id: "0190f3c4-0000-7000-8000-00000000000" + n, Serial: 1, Revision: 1, TimeoutMs: 800,
+			Schedules: []*picketv1.Schedule{{Revision: 1, IntervalMs: 1000, EffectiveAt: timestamppb.New(time.Now().Add(-time.Hour))}},
+			Spec:      &picketv1.Check_Http{Http: &picketv1.HTTPSpec{Url: url}},
+		},
+	}
+}
 
-	a := p.start("prober-a")
-	p.await("the first results", func() bool { return len(p.seen()) >= checks })
-	first := p.seen()[0]
-	r := first.result
-	if r.GetStatus() != picketv1.Status_STATUS_HEALTHY || r.GetOrg() != "default" || r.GetCheck() != "health" ||
-		r.GetKind() != "http" || r.GetInstance() != "prober-a" || r.GetRevision() != 1 || r.GetHttpStatus() != 200 ||
-		r.GetCounters()["requests"] != 3 || r.GetLatencyUs() <= 0 {
+// From the catalog's entry to the result in the stream, with a real target; what
+// refers to a secret that is not there is due all the same, and not shown as down.
+func TestProbesRealTargets(t *testing.T) {
+	t.Parallel()
+	target := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write([]byte(`{"status":"ok","service":"` + r.UserAgent() + `","counters":{"requests":3}}`))
+	}))
+	t.Cleanup(target.Close)
+	l := newLocation(t, DefaultConfig())
+	l.declare(t, scheduledHTTP("1", target.URL))
+	secret := scheduledHTTP("2", target.URL)
+	secret.GetCheck().GetHttp().Headers = []*picketv1.Header{{Name: "X-Key", Value: "secret:env:PICKET_SECRET_THAT_IS_NOT_SET"}}
+	l.declare(t, secret)
+	metrics := scheduledHTTP("3", target.URL)
+	metrics.GetCheck().Kind = "metrics"
+	l.declare(t, metrics)
+
+	results := l.results(t)
+	seen := map[string]*picketv1.ProbeResult{}
+	await(t, results, func(r *picketv1.ProbeResult) bool {
+		seen[r.GetServer()] = r
+		return len(seen) >= 2 && r.GetServer() == "server-1"
+	})
+	if r := seen["server-1"]; r.GetStatus() != picketv1.Status_STATUS_HEALTHY || r.GetKind() != "http" || r.GetHttpStatus() != 200 ||
+		r.GetInstance() != "prober-a" || r.GetCounters()["requests"] != 3 || r.GetLatencyUs() <= 0 {
 		t.Errorf("result %v", r)
 	}
-	if want := bus.ProbeSubject("default", r.GetStatus(), "local", r.GetServer(), "health"); first.subject != want {
-		t.Errorf("subject %s, want %s", first.subject, want)
+	if r := seen["server-2"]; r.GetStatus() != picketv1.Status_STATUS_UNKNOWN || r.GetReason() != "invalid_check" {
+		t.Errorf("result %v", r)
 	}
-	if want := identity(r.GetCheckId(), "local", r.GetScheduledAt().AsTime().UnixMilli()); first.id != want {
-		t.Errorf("identity %s, want %s", first.id, want)
+	if r, ok := seen["server-3"]; ok {
+		t.Errorf("the prober ran what is not its kind: %v", r)
 	}
-	if late := r.GetStartedAt().AsTime().Sub(r.GetScheduledAt().AsTime()); late < 0 || late > 2*time.Second {
-		t.Errorf("started %v after it was due", late)
-	}
-	if err := a.kit.Health.Ready(); err != nil {
-		t.Errorf("not ready: %v", err)
-	}
-	from := time.Now()
-
-	b := p.start("prober-b")
-	p.await("the second prober's share", func() bool {
-		fa, fb := a.service.sched.figures(), b.service.sched.figures()
-		return fb.Owned > checks/5 && fa.Owned+fb.Owned == checks
-	})
-	p.await("results of both", func() bool {
-		for _, s := range p.seen() {
-			if s.result.GetInstance() == "prober-b" {
-				return true
-			}
-		}
-		return false
-	})
-
-	p.nats.Stop()
-	p.await("the loss of NATS", func() bool { return a.service.conn.Ready() != nil })
-	p.nats = embeddedtest.NATSServer(t, p.opts)
-	p.await("NATS again", func() bool { return a.service.conn.Ready() == nil && b.service.conn.Ready() == nil })
-
-	b.stop()
-	p.await("all checks with the first", func() bool { return a.service.sched.figures().Owned == checks })
-	after := time.Now()
-	p.await("results after that", func() bool {
-		due, without := p.gaps(checks, interval, after, after.Add(interval))
-		return time.Since(after) > interval && due > 0 && len(without) == 0
-	})
-	a.stop()
-	due, without := p.gaps(checks, interval, from, after)
-	p.await("what waited for NATS", func() bool {
-		due, without = p.gaps(checks, interval, from, after)
-		return len(without) == 0
-	})
-	if due == 0 {
-		t.Error("no tick was due")
-	}
-	families, err := a.kit.Metrics.Gather()
+	l.stop()
+	families, err := l.kit.Metrics.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, family := range families {
-		if strings.HasPrefix(family.GetName(), "picket_probe") {
+		if strings.HasPrefix(family.GetName(), "fleet_probe") {
 			t.Errorf("%s is still registered after the stop", family.GetName())
 		}
 	}
-}
-
-// The catalog changes while it is watched: removed checks are forgotten, entries
-// that do not read change nothing.
-func TestCatalogIsFollowed(t *testing.T) {
-	t.Parallel()
-	p := newPlace(t)
-	p.catalog(5, 5*time.Second, healthyTarget(t))
-	a := p.start("prober-a")
-	p.await("five checks", func() bool { return a.service.sched.figures().Owned == 5 })
-	bucket, err := p.conn.CatalogBucket(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	key := func(i int) string {
-		return bus.CatalogKey("default", "local", fmt.Sprintf("0190f3c4-0000-7000-8000-%012d", i))
-	}
-	// No schedule, no name: nothing that could be run.
-	if err := bucket.Put(t.Context(), key(1), &picketv1.ScheduledCheck{Server: "server-1"}); err != nil {
-		t.Fatal(err)
-	}
-	if err := bucket.Delete(t.Context(), key(2)); err != nil {
-		t.Fatal(err)
-	}
-	p.await("four checks", func() bool { f := a.service.sched.figures(); return f.Owned == 4 && f.Known == 4 })
-	// Another location's are not ours.
-	if err := bucket.Put(t.Context(), "default.elsewhere.x", &picketv1.ScheduledCheck{}); err != nil {
-		t.Fatal(err)
-	}
-	p.catalog(7, 5*time.Second, "http://127.0.0.1:1")
-	p.await("seven checks", func() bool { return a.service.sched.figures().Owned == 7 })
 }

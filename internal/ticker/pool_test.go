@@ -1,4 +1,4 @@
-package prober
+package ticker
 
 import (
 	"context"
@@ -25,7 +25,7 @@ func bubble(t *testing.T, targets []*target, lasts func(*target) time.Duration) 
 	})
 	wake := make(chan struct{}, 1)
 	s = newScheduler(schedulerOptions{
-		Self: "a", MaxInFlight: 1000, NowMS: clock.NowMS, Runner: p,
+		Self: "a", MaxInFlight: 1000, NowMS: clock.NowMS, Starter: p,
 		Due: func(int64) {}, Miss: func(t *target, _ tick.Span, cause string) { panic(cause + " " + t.id) },
 		Busy: func(bool) {}, Lag: func(time.Duration) {},
 		Wake: func() {

@@ -1,4 +1,4 @@
-package prober
+package ticker
 
 import (
 	"fmt"
@@ -10,7 +10,7 @@ import (
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
-// metrics are the figures of one prober. None has a label per target: a fleet's
+// metrics are the figures of one ticker. None has a label per target: a fleet's
 // size must not be its cardinality.
 type metrics struct {
 	results  *prometheus.CounterVec
@@ -31,38 +31,38 @@ func newMetrics(registerer prometheus.Registerer, figures func() figures, publis
 	m := &metrics{
 		registerer: registerer,
 		results: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "picket_probe_results_total", Help: "Ticks looked at, by kind of check and status.",
-		}, []string{"kind", "status"}),
+			Name: "fleet_probe_results_total", Help: "Ticks looked at, by kind of check and outcome.",
+		}, []string{"kind", "outcome"}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "picket_probe_duration_seconds", Help: "Time from the start of a probe to its verdict.",
+			Name: "fleet_probe_duration_seconds", Help: "Time from the start of a probe to its verdict.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2.5, 13),
 		}),
 		lag: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "picket_probe_schedule_lag_seconds", Help: "How long after its scheduled time a probe was started.",
+			Name: "fleet_probe_schedule_lag_seconds", Help: "How long after its scheduled time a probe was started.",
 			Buckets: []float64{0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1, 5, 15, 60},
 		}),
 		missed: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "picket_probe_missed_total", Help: "Ticks that were due and not looked at, by the reason of their marker.",
+			Name: "fleet_probe_missed_total", Help: "Ticks that were due and not looked at, by the reason of their marker.",
 		}, []string{"reason"}),
 		steps: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "picket_clock_steps_total", Help: "Times the clock was off by so much that it was set instead of slewed.",
+			Name: "fleet_clock_steps_total", Help: "Times the clock was off by so much that it was set instead of slewed.",
 		}),
 	}
 	m.collectors = []prometheus.Collector{
 		m.results, m.duration, m.lag, m.missed, m.steps,
-		gauge("picket_probe_in_flight", "Probes in flight.", nil, func() float64 { return float64(figures().Running) }),
-		gauge("picket_probe_in_flight_limit", "Bound on probes in flight.", nil, func() float64 { return float64(figures().Limit) }),
-		gauge("picket_probe_waiting", "Checks that are due and wait for their turn.", nil, func() float64 { return float64(figures().Waiting) }),
-		gauge("picket_checks", "Checks of this location that this process knows.", prometheus.Labels{"state": "owned"},
+		gauge("fleet_probe_in_flight", "Probes in flight.", nil, func() float64 { return float64(figures().Running) }),
+		gauge("fleet_probe_in_flight_limit", "Bound on probes in flight.", nil, func() float64 { return float64(figures().Limit) }),
+		gauge("fleet_probe_waiting", "Checks that are due and wait for their turn.", nil, func() float64 { return float64(figures().Waiting) }),
+		gauge("fleet_targets", "Checks of this location that this process knows.", prometheus.Labels{"state": "owned"},
 			func() float64 { return float64(figures().Owned) }),
-		gauge("picket_checks", "Checks of this location that this process knows.", prometheus.Labels{"state": "standby"},
+		gauge("fleet_targets", "Checks of this location that this process knows.", prometheus.Labels{"state": "standby"},
 			func() float64 { f := figures(); return float64(f.Known - f.Owned) }),
-		gauge("picket_publish_queued_messages", "Messages not yet acknowledged by the stream.", probes, func() float64 { return float64(published().Queued) }),
+		gauge("fleet_publish_queued_messages", "Messages not yet acknowledged by the stream.", probes, func() float64 { return float64(published().Queued) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "picket_events_published_total", Help: "Messages acknowledged by the stream.", ConstLabels: probes,
+			Name: "fleet_events_published_total", Help: "Messages acknowledged by the stream.", ConstLabels: probes,
 		}, func() float64 { return float64(published().Acknowledged) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "picket_publish_failures_total", Help: "Messages given up, mostly because the queue was full.", ConstLabels: probes,
+			Name: "fleet_publish_failures_total", Help: "Messages given up, mostly because the queue was full.", ConstLabels: probes,
 		}, func() float64 { return float64(published().Dropped) }),
 	}
 	for i, c := range m.collectors {

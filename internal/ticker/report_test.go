@@ -1,10 +1,8 @@
-package prober
+package ticker
 
 import (
-	"context"
 	"errors"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -76,9 +74,9 @@ func TestDroppedResultsBecomeGaps(t *testing.T) {
 	r, out := newReporter(t)
 	one, two := simTarget(1, 10_000, 9_000, 0), simTarget(2, 10_000, 9_000, 0)
 	for i := range int64(3) {
-		r.result(one, simEpochMS+i*10_000, 1, time.UnixMilli(simEpochMS), &picketv1.ProbeResult{Status: picketv1.Status_STATUS_HEALTHY})
+		r.result(one, simEpochMS+i*10_000, 1, time.UnixMilli(simEpochMS), Outcome{Result: &picketv1.ProbeResult{Status: picketv1.Status_STATUS_HEALTHY}})
 	}
-	r.result(two, simEpochMS+5_000, 1, time.UnixMilli(simEpochMS), &picketv1.ProbeResult{Status: picketv1.Status_STATUS_CRITICAL})
+	r.result(two, simEpochMS+5_000, 1, time.UnixMilli(simEpochMS), Outcome{Result: &picketv1.ProbeResult{Status: picketv1.Status_STATUS_CRITICAL}})
 	r.miss(one, tick.Span{FirstMS: simEpochMS + 30_000, LastMS: simEpochMS + 50_000, Revision: 1, Count: 3}, causeOverload)
 	dropped := out.messages
 	out.messages = nil
@@ -200,13 +198,13 @@ func TestTargets(t *testing.T) {
 		}
 	}
 	broken := errors.New("broken")
-	build := func(*picketv1.Check) (Prober, error) { return nil, broken }
+	build := func(*picketv1.ScheduledCheck) (Runner, error) { return nil, broken }
 	c, err := newTarget(good(), build)
 	if err != nil || c.hostName != "example.com" || c.inactive {
 		t.Fatalf("target %+v, %v", c, err)
 	}
 	// A check that cannot be probed is due all the same, and is not shown as down.
-	if r := c.prober.Probe(context.Background()); r.GetStatus() != picketv1.Status_STATUS_UNKNOWN || r.GetMessage() != "broken" {
+	if r := c.runner.Run(t.Context()).Result; r.GetStatus() != picketv1.Status_STATUS_UNKNOWN || r.GetMessage() != "broken" || r.GetReason() != "invalid_check" {
 		t.Errorf("result %v", r)
 	}
 	for name, spoil := range map[string]func(*picketv1.ScheduledCheck){
@@ -225,26 +223,5 @@ func TestTargets(t *testing.T) {
 	tcp.Check.Spec = &picketv1.Check_Tcp{Tcp: &picketv1.TCPSpec{Address: "[::1]:5432"}}
 	if got := hostOf(tcp.GetCheck()); got != "::1" {
 		t.Errorf("host %q", got)
-	}
-}
-
-func TestConfigIsValidated(t *testing.T) {
-	t.Parallel()
-	if err := DefaultConfig().Validate(); err != nil {
-		t.Fatal(err)
-	}
-	for name, spoil := range map[string]func(*Config){
-		"FLEET_HEALTH_BATCH_SIZE":   func(c *Config) { c.HostBatchSize = -1 },
-		"FLEET_HEALTH_BATCH_DELAY":  func(c *Config) { c.HostBatchDelay = -1 },
-		"FLEET_HEALTH_INTERVAL":     func(c *Config) { c.CycleInterval = 0 },
-		"PICKET_PROBER_CONCURRENCY": func(c *Config) { c.MaxInFlight = -1 },
-		"PICKET_PROBER_BODY_LIMIT":  func(c *Config) { c.BodyLimit = 0 },
-		"PICKET_PROBER_QUEUE_BYTES": func(c *Config) { c.QueueBytes = 0 },
-	} {
-		c := DefaultConfig()
-		spoil(&c)
-		if err := c.Validate(); err == nil || !strings.HasPrefix(err.Error(), name) {
-			t.Errorf("%s: %v", name, err)
-		}
 	}
 }

@@ -1,6 +1,9 @@
-package prober
+package ticker
 
-import "sync"
+import (
+	"math"
+	"sync"
+)
 
 // settleMS is the width of the steps in which a ledger knows what is settled.
 const settleMS = 100
@@ -13,12 +16,16 @@ type ledger struct {
 	mu sync.Mutex
 	// due counts unsettled ticks by step.
 	due map[int64]int
-	// queued are the steps of what was handed to the publisher, in its order.
+	// queued are the steps of what was handed to the publisher, in its order;
+	// settlesNothing stands for a message that is not the last of its tick.
 	queued []int64
 	first  int   // of queued that is not settled
 	done   int64 // settled since the start
 	held   int64 // what is said instead until the process has joined; 0: nothing
 }
+
+// settlesNothing is a step in which no tick is.
+const settlesNothing = math.MinInt64
 
 func newLedger() *ledger { return &ledger{due: map[int64]int{}} }
 
@@ -43,10 +50,16 @@ func (l *ledger) add(atMS int64) {
 
 // queue notes that the outcome of a tick goes to the publisher, and has it put
 // there: both in the same order.
-func (l *ledger) queue(atMS int64, enqueue func()) {
+func (l *ledger) queue(atMS int64, enqueue func()) { l.put(atMS/settleMS, enqueue) }
+
+// accompany has a message put there with which no tick is settled: the one that
+// settles it follows.
+func (l *ledger) accompany(enqueue func()) { l.put(settlesNothing, enqueue) }
+
+func (l *ledger) put(step int64, enqueue func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.queued = append(l.queued, atMS/settleMS)
+	l.queued = append(l.queued, step)
 	enqueue()
 }
 
@@ -57,6 +70,9 @@ func (l *ledger) settle(total int64) {
 	for ; l.done < total && l.first < len(l.queued); l.done++ {
 		step := l.queued[l.first]
 		l.first++
+		if step == settlesNothing {
+			continue
+		}
 		if l.due[step]--; l.due[step] <= 0 {
 			delete(l.due, step)
 		}

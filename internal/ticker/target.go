@@ -1,4 +1,4 @@
-package prober
+package ticker
 
 import (
 	"fmt"
@@ -11,16 +11,16 @@ import (
 )
 
 const (
-	// lifecycleInactive is the lifecycle of a server that is not probed.
+	// lifecycleInactive is the lifecycle of a server that is not looked at.
 	lifecycleInactive = "inactive"
 	// leastTimeoutMS stands in for a timeout that the catalog would never write.
 	leastTimeoutMS = 1
 )
 
 // target is the definition of a check at one revision. It is immutable, so that
-// a probe in flight keeps the one with which it began.
+// a run in flight keeps the one with which it began.
 type target struct {
-	org, server, name, kind, id, location string
+	org, server, serverID, name, kind, id, location string
 
 	key       tick.Key
 	serial    int64
@@ -30,12 +30,12 @@ type target struct {
 	priority  int32
 	inactive  bool
 	hostName  string
-	prober    Prober
+	runner    Runner
 }
 
-// newTarget reads what the catalog says. A check that cannot be probed is still
-// a check that is due: its prober says at every tick why not.
-func newTarget(in *picketv1.ScheduledCheck, build func(*picketv1.Check) (Prober, error)) (*target, error) {
+// newTarget reads what the catalog says. A check that cannot be run is still
+// a check that is due: its Runner says at every tick why not.
+func newTarget(in *picketv1.ScheduledCheck, build func(*picketv1.ScheduledCheck) (Runner, error)) (*target, error) {
 	c := in.GetCheck()
 	switch {
 	case c.GetId() == "" || in.GetOrg() == "" || in.GetServer() == "" || in.GetLocation() == "" || c.GetName() == "":
@@ -44,7 +44,7 @@ func newTarget(in *picketv1.ScheduledCheck, build func(*picketv1.Check) (Prober,
 		return nil, fmt.Errorf("scheduled check %s has no schedule", c.GetId())
 	}
 	t := &target{
-		org: in.GetOrg(), server: in.GetServer(), location: in.GetLocation(),
+		org: in.GetOrg(), server: in.GetServer(), serverID: in.GetServerId(), location: in.GetLocation(),
 		name: c.GetName(), kind: c.GetKind(), id: c.GetId(),
 		key:       tick.KeyOf(c.GetId()),
 		serial:    c.GetSerial(),
@@ -60,11 +60,11 @@ func newTarget(in *picketv1.ScheduledCheck, build func(*picketv1.Check) (Prober,
 			Revision: v.GetRevision(), IntervalMS: v.GetIntervalMs(), EffectiveAtMS: v.GetEffectiveAt().AsTime().UnixMilli(),
 		})
 	}
-	prober, err := build(c)
+	runner, err := build(in)
 	if err != nil {
-		prober = unable{cause: err}
+		runner = Unable("invalid_check", err.Error())
 	}
-	t.prober = prober
+	t.runner = runner
 	return t, nil
 }
 
@@ -73,6 +73,10 @@ func hostOf(c *picketv1.Check) string {
 	switch {
 	case c.GetHttp() != nil:
 		if u, err := url.Parse(c.GetHttp().GetUrl()); err == nil {
+			return strings.ToLower(u.Hostname())
+		}
+	case c.GetMetrics() != nil:
+		if u, err := url.Parse(c.GetMetrics().GetUrl()); err == nil {
 			return strings.ToLower(u.Hostname())
 		}
 	case c.GetTcp() != nil:

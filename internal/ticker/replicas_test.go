@@ -1,4 +1,4 @@
-package prober
+package ticker
 
 import (
 	"testing"

@@ -1,4 +1,4 @@
-package prober
+package ticker
 
 import (
 	"cmp"
@@ -105,7 +105,7 @@ func (s *sim) start(name string, opts schedulerOptions) *simReplica {
 		sim: s, name: name, reps: newReplicas(name), ledger: newLedger(),
 		startedMS: s.nowMS(), joinAt: s.mono + listenFor, lastRun: map[string]int64{},
 	}
-	opts.Self, opts.NowMS, opts.Runner = name, r.nowMS, r
+	opts.Self, opts.NowMS, opts.Starter = name, r.nowMS, r
 	opts.MaxInFlight = cmp.Or(opts.MaxInFlight, 1000)
 	opts.Due, opts.Miss = r.ledger.add, r.miss
 	opts.Busy, opts.Lag, opts.Wake = func(bool) {}, func(time.Duration) {}, func() { r.wakeAt = s.mono }
@@ -138,7 +138,7 @@ func (r *simReplica) enroll() {
 
 func (r *simReplica) nowMS() int64 { return simEpochMS + (r.sim.mono + r.offset).Milliseconds() }
 
-// start implements runner.
+// start implements starter.
 func (r *simReplica) start(j job) {
 	if last, ok := r.lastRun[j.target.id]; ok && j.atMS <= last {
 		r.sim.fault("%s runs tick %d of %s after %d", r.name, j.atMS, j.target.id, last)
@@ -157,7 +157,7 @@ func (r *simReplica) start(j job) {
 	r.jobs = append(r.jobs, simJob{j, r.sim.mono + max(r.sim.lasts(j.target, j.atMS), time.Millisecond)})
 }
 
-// rest implements runner.
+// rest implements starter.
 func (r *simReplica) rest(*worker) { r.inFlight-- }
 
 // publish gets something to the stream now, or when the bus is back.

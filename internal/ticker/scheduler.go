@@ -1,4 +1,4 @@
-package prober
+package ticker
 
 import (
 	"cmp"
@@ -75,8 +75,8 @@ type event struct {
 	overdue bool
 }
 
-// runner begins jobs; the pool is one.
-type runner interface {
+// starter begins jobs; the pool is one.
+type starter interface {
 	// start begins a job and returns at once.
 	start(j job)
 	// rest takes back the worker whose job is finished.
@@ -90,7 +90,7 @@ type schedulerOptions struct {
 	HostBatchSize  int
 	HostBatchDelay time.Duration
 	NowMS          func() int64
-	Runner         runner
+	Starter        starter
 	// Due is told each tick that is going to be run or missed, once and before that.
 	Due func(atMS int64)
 	// Miss reports ticks that nobody looked at. Neither may block or call the scheduler.
@@ -295,7 +295,7 @@ func (s *scheduler) dispatch(nowMS int64) {
 			s.opts.Busy(true)
 		}
 		s.opts.Lag(time.Duration(max(nowMS-j.atMS, 0)) * time.Millisecond)
-		s.opts.Runner.start(j)
+		s.opts.Starter.start(j)
 	}
 }
 
@@ -304,7 +304,7 @@ func (s *scheduler) finish(j job, w *worker) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.opts.NowMS()
-	s.opts.Runner.rest(w)
+	s.opts.Starter.rest(w)
 	c := j.check
 	c.running = false
 	if s.running--; s.running == 0 {

@@ -1,7 +1,6 @@
-package prober
+package ticker
 
 import (
-	"context"
 	"strconv"
 	"sync"
 	"time"
@@ -12,23 +11,6 @@ import (
 	"github.com/picketd/picket/internal/tick"
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
-
-// Prober looks at one target; package probe's is one.
-type Prober interface {
-	// Probe looks once, bounded by ctx, and returns what the look itself decides.
-	Probe(ctx context.Context) *picketv1.ProbeResult
-}
-
-// unable stands in for the prober of a check that cannot be probed: we fail to
-// look, which is never shown as down.
-type unable struct{ cause error }
-
-// Probe implements Prober.
-func (u unable) Probe(context.Context) *picketv1.ProbeResult {
-	return &picketv1.ProbeResult{
-		Status: picketv1.Status_STATUS_UNKNOWN, Reason: "invalid_check", Message: u.cause.Error(),
-	}
-}
 
 // publisher is what takes messages without blocking.
 type publisher interface {
@@ -60,17 +42,35 @@ func identity(checkID, location string, atMS int64) string {
 	return string(strconv.AppendInt(b, atMS, 10))
 }
 
-// result completes and publishes the result of a look.
-func (r *reporter) result(t *target, atMS, revision int64, started time.Time, result *picketv1.ProbeResult) {
+// result completes and publishes what came of a run.
+func (r *reporter) result(t *target, atMS, revision int64, started time.Time, outcome Outcome) {
+	result := outcome.Result
 	r.complete(t, atMS, revision, result)
-	// By the clock that all share: the prober knows only the host's.
+	// By the clock that all share: the Runner knows only the host's.
 	result.StartedAt = timestamppb.New(started)
 	r.stats.ran(result.GetStatus())
 	r.metrics.ran(result)
+	id := identity(t.id, t.location, atMS)
+	for _, m := range outcome.Messages {
+		if batch, ok := m.Payload.(*picketv1.MetricBatch); ok {
+			m = metricMessage(t, result, batch, id)
+		}
+		r.ledger.accompany(func() { r.out.Enqueue(m) })
+	}
 	r.enqueue(atMS, bus.Message{
 		Subject: bus.ProbeSubject(t.org, result.GetStatus(), t.location, t.server, t.name),
-		ID:      identity(t.id, t.location, atMS), Time: started, Payload: result,
+		ID:      id, Time: started, Payload: result,
 	})
+}
+
+// metricMessage completes the figures of a run: they have the identity of its result.
+func metricMessage(t *target, of *picketv1.ProbeResult, batch *picketv1.MetricBatch, id string) bus.Message {
+	batch.Server, batch.Org, batch.Location = t.server, t.org, t.location
+	batch.CheckId, batch.ServerId, batch.Instance = t.id, t.serverID, of.GetInstance()
+	batch.ScheduledAt, batch.OnDemand = of.GetScheduledAt(), of.GetOnDemand()
+	return bus.Message{
+		Subject: bus.MetricSubject(t.org, t.location, t.server), ID: id, Time: of.GetStartedAt().AsTime(), Payload: batch,
+	}
 }
 
 // miss publishes one marker for ticks that nobody looked at. It has no
