@@ -107,6 +107,7 @@ func (p *Publisher) leave(item queued) (refused bool) {
 		return true
 	}
 	p.acked++
+	p.opts.OnAck(item.message)
 	return false
 }
 

@@ -41,7 +41,10 @@ type PublisherOptions struct {
 	// full, or one that the server can never take. Several goroutines call it; it
 	// must not block and must not call the Publisher.
 	OnDrop func(m Message, reason error)
-	Log    *slog.Logger
+	// OnAck is told every message that the stream has acknowledged, in their order.
+	// It is for counting: it holds the Publisher up, and must not call it.
+	OnAck func(m Message)
+	Log   *slog.Logger
 }
 
 // ErrQueueFull is why a message was dropped for a younger one.
@@ -111,6 +114,9 @@ func NewPublisher(conn *Conn, opts PublisherOptions) *Publisher {
 	}
 	if opts.OnDrop == nil {
 		opts.OnDrop = func(Message, error) {}
+	}
+	if opts.OnAck == nil {
+		opts.OnAck = func(Message) {}
 	}
 	if opts.Log == nil {
 		opts.Log = conn.log

@@ -52,7 +52,13 @@ func followAll(t *testing.T, conn *bus.Conn, stream string, n int) []*bus.Msg {
 func TestPublisherKeepsOrder(t *testing.T) {
 	t.Parallel()
 	conn := connected(t)
-	publisher := bus.NewPublisher(conn, bus.PublisherOptions{})
+	var mu sync.Mutex
+	var told []string
+	publisher := bus.NewPublisher(conn, bus.PublisherOptions{OnAck: func(m bus.Message) {
+		mu.Lock()
+		defer mu.Unlock()
+		told = append(told, m.ID)
+	}})
 	runPublisher(t, publisher)
 	const n = 10_000
 	for i := range n {
@@ -68,6 +74,16 @@ func TestPublisherKeepsOrder(t *testing.T) {
 	}
 	if stats := publisher.Stats(); stats.Acknowledged != n || stats.Dropped != 0 || stats.Queued != 0 {
 		t.Errorf("stats %+v after %d messages", stats, n)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(told) != n {
+		t.Fatalf("told of %d acknowledgements", len(told))
+	}
+	for i, id := range told {
+		if want := probeMessage(fmt.Sprint(i), int64(i)).ID; id != want {
+			t.Fatalf("acknowledgement %d is told of %s, want %s", i, id, want)
+		}
 	}
 }
 
