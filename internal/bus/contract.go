@@ -27,6 +27,12 @@ const (
 	maxCounters   = 512
 )
 
+// Verbs of commands.
+const (
+	VerbAcknowledge = "acknowledge"
+	VerbClose       = "close"
+)
+
 // ErrContract is wrapped by what reads but says what it must not.
 var ErrContract = errors.New("against the contract")
 
@@ -58,6 +64,31 @@ func CheckChange(s Subject, p *picketv1.CatalogChange) error {
 		return violates("server %q under a subject of %q", clip(server.GetName()), s.Server)
 	case Token(p.GetChange()) != s.Verb:
 		return violates("change %q under a subject of %q", clip(p.GetChange()), s.Verb)
+	}
+	return nil
+}
+
+// CheckCommand holds a command to the contract: it is what its subject says, of a known verb, about an alert that has an
+// id, and no longer than it may be. The error wraps ErrContract.
+func CheckCommand(s Subject, p *picketv1.Command) error {
+	switch {
+	case p.GetOrg() != s.Org:
+		return violates("org %q under a subject of %q", clip(p.GetOrg()), s.Org)
+	case Token(p.GetVerb()) != s.Verb:
+		return violates("verb %q under a subject of %q", clip(p.GetVerb()), s.Verb)
+	case p.GetId() != s.ID:
+		return violates("id %q under a subject of %q", clip(p.GetId()), s.ID)
+	case p.GetVerb() != VerbAcknowledge && p.GetVerb() != VerbClose:
+		return violates("verb %q", clip(p.GetVerb()))
+	case len(p.GetActor()) > maxName:
+		return violates("actor longer than %d bytes", maxName)
+	case len(p.GetNote()) > maxText:
+		return violates("note longer than %d bytes", maxText)
+	}
+	for _, id := range []string{p.GetId(), p.GetAlertId()} {
+		if _, err := uuid.Parse(id); err != nil || len(id) != 36 {
+			return violates("id %q is not a uuid", clip(id))
+		}
 	}
 	return nil
 }

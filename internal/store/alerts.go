@@ -34,6 +34,7 @@ type Alert struct {
 	AcknowledgedAt time.Time       `json:"acknowledged_at,omitzero"`
 	ClosedAt       time.Time       `json:"closed_at,omitzero"`
 	TriggerCount   int64           `json:"trigger_count"`
+	AcknowledgedBy string          `json:"acknowledged_by"`
 	Details        json.RawMessage `json:"details"`
 }
 
@@ -52,12 +53,13 @@ type AlertEvent struct {
 	Reason      string               `json:"reason"`
 	Summary     string               `json:"summary"`
 	Evidence    json.RawMessage      `json:"evidence"`
+	Actor       string               `json:"actor"`
 	Message     *picketv1.AlertEvent `json:"-"`
 }
 
 // alertColumns are all of system_alerts, in the order of Alert's fields.
 const alertColumns = `id, org, fingerprint, kind, severity, state, server, check_name, check_id, location, summary, reason,
-    since, pending_at, opened_at, acknowledged_at, closed_at, trigger_count, details`
+    since, pending_at, opened_at, acknowledged_at, closed_at, trigger_count, acknowledged_by, details`
 
 // upsertAlertsSQL takes rows in order: an alert closes before the next one of its fingerprint begins.
 const upsertAlertsSQL = `
@@ -66,10 +68,10 @@ const upsertAlertsSQL = `
 	ON CONFLICT (id) DO UPDATE SET
 	    kind = excluded.kind, severity = excluded.severity, state = excluded.state, summary = excluded.summary,
 	    reason = excluded.reason, opened_at = excluded.opened_at, acknowledged_at = excluded.acknowledged_at,
-	    closed_at = excluded.closed_at, trigger_count = excluded.trigger_count, details = excluded.details`
+	    closed_at = excluded.closed_at, acknowledged_by = excluded.acknowledged_by, trigger_count = excluded.trigger_count, details = excluded.details`
 
 const alertEventColumns = `event_id, alert_id, org, at, stream_epoch, stream_seq, transition, state, kind, severity, reason,
-    summary, evidence`
+    summary, evidence, actor`
 
 const insertAlertEventsSQL = `
 	INSERT INTO alert_events (` + alertEventColumns + `)
@@ -121,7 +123,7 @@ func activeAlerts(ctx context.Context, q querier) ([]Alert, error) {
 		var check *uuid.UUID
 		var opened, acknowledged, closed *time.Time
 		err := row.Scan(&a.ID, &a.Org, &a.Fingerprint, &a.Kind, &a.Severity, &a.State, &a.Server, &a.CheckName, &check, &a.Location,
-			&a.Summary, &a.Reason, &a.Since, &a.PendingAt, &opened, &acknowledged, &closed, &a.TriggerCount, &a.Details)
+			&a.Summary, &a.Reason, &a.Since, &a.PendingAt, &opened, &acknowledged, &closed, &a.TriggerCount, &a.AcknowledgedBy, &a.Details)
 		if check != nil {
 			a.CheckID = *check
 		}

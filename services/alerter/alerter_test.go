@@ -25,6 +25,14 @@ func gauge(m prometheus.Metric) float64 {
 	return out.GetGauge().GetValue()
 }
 
+func counter(m prometheus.Metric) float64 {
+	var out dto.Metric
+	if err := m.Write(&out); err != nil {
+		return -1
+	}
+	return out.GetCounter().GetValue()
+}
+
 func TestIncident(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -38,6 +38,7 @@ type folder struct {
 	stored      time.Time // when the last snapshot began
 	saving      chan saved
 
+	statuses  *statuses     // told after a commit what servers read like
 	committed chan struct{} // told after a commit with transitions; holds one
 }
 
@@ -51,7 +52,7 @@ func newFolder(s *Service, lease store.Lease, memory store.AlerterMemory) *folde
 	now := time.Now()
 	f := &folder{
 		s: s, lease: lease, cursor: memory.Cursor, epoch: memory.Cursor.Epoch, refolding: true, eventAt: memory.EventAt,
-		moved: now, stored: now, committed: make(chan struct{}, 1),
+		moved: now, stored: now, committed: make(chan struct{}, 1), statuses: newStatuses(),
 	}
 	for _, a := range memory.Alerts {
 		f.loaded = append(f.loaded, alertOf(a))
@@ -158,6 +159,15 @@ func decode(msg *bus.Msg) (payload any, skip fold.Skip) {
 			return nil, fold.SkipContract
 		}
 		return change, ""
+	case bus.FamilyCommand:
+		command := &picketv1.Command{}
+		if msg.Decode(command) != nil {
+			return nil, skipUnreadable
+		}
+		if bus.CheckCommand(subject, command) != nil {
+			return nil, fold.SkipContract
+		}
+		return command, ""
 	case bus.FamilyClock:
 		// A tick says that time passes, whatever is in it.
 		return &picketv1.ClockTick{}, ""
@@ -181,6 +191,7 @@ func (f *folder) catchUp(ctx context.Context) error {
 		f.s.log.Warn("alerts were not what the events said, taking those of the database", "alerts", differ)
 	}
 	f.loaded = nil
+	f.report() // every server: the memory begins with it
 	f.s.metrics.count(f.state.Counts())
 	if f.state.Enabled() == f.s.config.Enabled {
 		return nil
@@ -216,7 +227,26 @@ func (f *folder) commit(ctx context.Context) error {
 		}
 	}
 	f.transitions, f.gaps = nil, nil
+	f.report()
 	return nil
+}
+
+// report tells the keeper of the bucket what servers read like now. What it is told is committed.
+func (f *folder) report() {
+	names, all := f.state.Touched()
+	if all {
+		names = f.state.Servers()
+	}
+	if len(names) == 0 && !all {
+		return
+	}
+	states := make(map[fold.ServerName]serverState, len(names))
+	for _, name := range names {
+		if f.state.Known(name) {
+			states[name] = serverState{f.state.Status(name.Org, name.Server), f.state.Seen(name)}
+		}
+	}
+	f.statuses.update(names, states, all)
 }
 
 // snapshot stores the memory now and then, without waiting for it.

@@ -31,7 +31,7 @@ func rows(transitions []fold.Transition) ([]store.Alert, []store.AlertEvent, err
 		events[i] = store.AlertEvent{
 			EventID: t.EventID, AlertID: t.Alert.ID, Org: t.Alert.Org, At: t.At, StreamEpoch: t.Epoch, StreamSeq: int64(t.Sequence),
 			Transition: t.Name, State: t.Alert.State, Kind: t.Alert.Kind, Severity: t.Alert.Severity, Reason: t.Alert.Reason,
-			Summary: t.Summary, Evidence: evidence, Message: t.Event(),
+			Summary: t.Summary, Evidence: evidence, Actor: t.Actor, Message: t.Event(),
 		}
 		if !written[t.Alert.ID] {
 			written[t.Alert.ID] = true
@@ -48,7 +48,7 @@ func alertRow(a *fold.Alert, evidence []byte) store.Alert {
 		ID: a.ID, Org: a.Org, Fingerprint: a.Fingerprint, Kind: a.Kind, Severity: a.Severity, State: a.State, Server: a.Server,
 		CheckName: a.Check, CheckID: a.CheckID, Location: a.Location, Summary: a.Summary, Reason: a.Reason, Since: a.Since,
 		PendingAt: a.PendingAt, OpenedAt: a.OpenedAt, AcknowledgedAt: a.AckedAt, ClosedAt: a.ClosedAt, TriggerCount: a.Triggers,
-		Details: details,
+		AcknowledgedBy: a.AckedBy, Details: details,
 	}
 }
 
@@ -58,6 +58,7 @@ func alertOf(a store.Alert) fold.Alert {
 		ID: a.ID, Org: a.Org, Fingerprint: a.Fingerprint, Kind: a.Kind, Severity: a.Severity, State: a.State, Server: a.Server,
 		Check: a.CheckName, CheckID: a.CheckID, Location: a.Location, Summary: a.Summary, Reason: a.Reason, Since: a.Since,
 		PendingAt: a.PendingAt, OpenedAt: a.OpenedAt, AckedAt: a.AcknowledgedAt, ClosedAt: a.ClosedAt, Triggers: a.TriggerCount,
+		AckedBy: a.AcknowledgedBy,
 	}
 }
 

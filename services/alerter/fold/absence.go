@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-
-	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
 // silentAtLeast is the shortest silence of a location that raises an alert.
@@ -42,6 +40,7 @@ func (s *State) heard(l *location, out *Output) {
 	l.heard, l.at = s.seen, s.now
 	if l.silent {
 		l.silent = false
+		s.touchAll()
 		if l.alert != nil && !s.disabled {
 			s.close(&owned{alert: l.alert, location: l}, Recovered, nil, out)
 		}
@@ -51,7 +50,10 @@ func (s *State) heard(l *location, out *Output) {
 // absence decides whether a location is gone.
 func (s *State) absence(l *location, out *Output) {
 	limit := l.limit()
-	l.silent = len(l.due) > 0 && s.seen-l.heard >= limit
+	was := l.silent
+	if l.silent = len(l.due) > 0 && s.seen-l.heard >= limit; l.silent != was {
+		s.touchAll()
+	}
 	if s.disabled || l.silent == (l.alert != nil) {
 		return
 	}
@@ -123,7 +125,10 @@ func (s *State) expect(l *location, interval int64, by int, out *Output) {
 
 // undue ends the watch over a location at which nothing is due any more.
 func (s *State) undue(l *location, out *Output) {
-	l.silent = false
+	if l.silent {
+		l.silent = false
+		s.touchAll()
+	}
 	if l.alert != nil && !s.disabled {
 		s.close(&owned{alert: l.alert, location: l}, Removed, nil, out)
 	}
@@ -199,36 +204,4 @@ func (s *State) recount(c *check, out *Output) {
 func (s *State) Silent(org, location string) bool {
 	l := s.locations[orgName{org, location}]
 	return l != nil && l.silent
-}
-
-// Status is how a server reads now: the worst status that quorum of a check's locations saw last, over its checks. Locations
-// that are gone say nothing; unknown is the answer when none is left that saw anything.
-func (s *State) Status(org, name string) picketv1.Status {
-	srv := s.names[orgName{org, name}]
-	if srv == nil {
-		return picketv1.Status_STATUS_UNKNOWN
-	}
-	worst, known := good, false
-	for _, c := range srv.checks {
-		var v ballot
-		voters := 0
-		for i := range c.series {
-			se := &c.series[i]
-			if se.last == 0 || se.location.silent {
-				continue
-			}
-			voters++
-			for l := degraded; l <= se.status; l++ {
-				v.held[l]++
-			}
-		}
-		if voters > 0 {
-			known = true
-			worst = max(worst, v.top(&v.held, min(c.rules.quorum, voters)))
-		}
-	}
-	if !known {
-		return picketv1.Status_STATUS_UNKNOWN
-	}
-	return worst.status()
 }

@@ -139,7 +139,7 @@ func (s *State) evaluate(c *check, out *Output) {
 			a.Kind, a.Severity = c.verdict(to)
 			a.Summary = c.summary(a.Kind)
 			s.count(a, +1)
-			s.emit(o, Updated, a.Summary, c.proof(), out)
+			s.emit(o, Updated, a.State, a.Summary, c.proof(), out)
 		}
 	}
 }
@@ -200,23 +200,25 @@ func (s *State) pend(o *owned, a Alert, proof []*picketv1.Evidence, out *Output)
 	a.State, a.PendingAt = Pending, fromMS(s.now)
 	a.ID = identity(a.Org, a.Fingerprint, s.epoch, s.seq, "")
 	s.attach(o, &a)
-	s.emit(o, Pending, a.Summary, proof, out)
+	s.emit(o, Pending, "", a.Summary, proof, out)
 }
 
 func (s *State) open(o *owned, a Alert, proof []*picketv1.Evidence, out *Output) {
+	from := ""
 	if o.alert == nil { // opened by its first bad result
 		a.PendingAt = fromMS(s.now)
 		a.ID = identity(a.Org, a.Fingerprint, s.epoch, s.seq, "")
 	} else {
+		from = o.alert.State
 		s.detach(o)
 	}
 	a.State, a.OpenedAt = Open, fromMS(s.now)
 	s.attach(o, &a)
-	s.emit(o, Opened, a.Summary, proof, out)
+	s.emit(o, Opened, from, a.Summary, proof, out)
 }
 
 func (s *State) close(o *owned, reason string, proof []*picketv1.Evidence, out *Output) {
-	a := o.alert
+	a, from := o.alert, o.alert.State
 	s.detach(o)
 	a.State, a.Reason, a.ClosedAt = Closed, reason, fromMS(s.now)
 	what := a.Server
@@ -235,13 +237,18 @@ func (s *State) close(o *owned, reason string, proof []*picketv1.Evidence, out *
 	case Removed:
 		summary = what + " is not watched any more"
 	}
-	s.emit(o, Closed, summary, proof, out)
+	s.emit(o, Closed, from, summary, proof, out)
 }
 
-func (s *State) emit(o *owned, name, summary string, proof []*picketv1.Evidence, out *Output) {
+func (s *State) emit(o *owned, name, from, summary string, proof []*picketv1.Evidence, out *Output) {
+	s.emitBy(o, name, from, summary, "", proof, out)
+}
+
+// emitBy is emit for what a person did.
+func (s *State) emitBy(o *owned, name, from, summary, actor string, proof []*picketv1.Evidence, out *Output) {
 	a := o.alert
 	out.Transitions = append(out.Transitions, Transition{
-		Name: name, EventID: identity(a.Org, a.Fingerprint, s.epoch, s.seq, name), Alert: *a, Summary: summary,
+		From: from, Actor: actor, Name: name, EventID: identity(a.Org, a.Fingerprint, s.epoch, s.seq, name), Alert: *a, Summary: summary,
 		At: fromMS(s.now), Epoch: s.epoch, Sequence: s.seq, Evidence: proof,
 	})
 }
@@ -249,7 +256,7 @@ func (s *State) emit(o *owned, name, summary string, proof []*picketv1.Evidence,
 // attach makes the alert the one of its owner; detach undoes it.
 func (s *State) attach(o *owned, a *Alert) {
 	o.alert = a
-	s.alerts[orgName{a.Org, a.Fingerprint}] = o
+	s.alerts[orgName{a.Org, a.Fingerprint}], s.ids[a.ID] = o, o
 	s.count(a, +1)
 	switch {
 	case o.check != nil:
@@ -265,6 +272,7 @@ func (s *State) attach(o *owned, a *Alert) {
 func (s *State) detach(o *owned) {
 	a := o.alert
 	delete(s.alerts, orgName{a.Org, a.Fingerprint})
+	delete(s.ids, a.ID)
 	s.count(a, -1)
 	switch {
 	case o.check != nil:

@@ -155,6 +155,7 @@ func (s *State) apply(srv *server, id uuid.UUID, def *picketv1.Server, ids []uui
 		srv = &server{id: id, org: def.GetOrg(), name: def.GetName()}
 		s.add(srv)
 	}
+	s.touch(srv)
 	srv.revision, srv.source, srv.lifecycle = def.GetRevision(), def.GetSource(), def.GetLifecycle()
 	s.dirtyChunk[srv.catalogChunk()], s.dirtyChunk[srv.stateChunk()] = true, true
 
@@ -239,6 +240,7 @@ func (s *State) add(srv *server) {
 func compareServer(srv *server, id uuid.UUID) int { return bytes.Compare(srv.id[:], id[:]) }
 
 func (s *State) removeServer(srv *server, out *Output) {
+	s.touch(srv)
 	for _, c := range srv.checks {
 		s.removeCheck(c, out)
 	}

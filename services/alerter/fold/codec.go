@@ -146,7 +146,7 @@ func (e *encoder) alert(a *Alert) {
 	}
 	e.id(a.ID)
 	for _, v := range []string{
-		a.Org, a.Fingerprint, a.Kind, a.Severity, a.State, a.Server, a.Check, a.Location, a.Summary, a.Reason,
+		a.Org, a.Fingerprint, a.Kind, a.Severity, a.State, a.Server, a.Check, a.Location, a.Summary, a.Reason, a.AckedBy,
 	} {
 		e.text(v)
 	}
@@ -163,7 +163,7 @@ func (d *decoder) alert() *Alert {
 	}
 	a := &Alert{ID: d.id()}
 	for _, v := range []*string{
-		&a.Org, &a.Fingerprint, &a.Kind, &a.Severity, &a.State, &a.Server, &a.Check, &a.Location, &a.Summary, &a.Reason,
+		&a.Org, &a.Fingerprint, &a.Kind, &a.Severity, &a.State, &a.Server, &a.Check, &a.Location, &a.Summary, &a.Reason, &a.AckedBy,
 	} {
 		*v = d.text()
 	}

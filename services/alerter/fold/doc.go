@@ -45,6 +45,8 @@
 //	opened        they fail, by the rules above
 //	updated       the worst status changed: one incident, one alert
 //	acknowledged  a person said so; everything after it is as for an open one
+//	closed        by a person: all results of the check but the last of each location are forgotten, so that an alert
+//	              comes again by the rules and not with the very next result
 //	closed        cleared (pending only: the bad results ended), recovered, or removed (its check, server or location
 //	              left the catalog, or the server became inactive)
 //

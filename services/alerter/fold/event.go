@@ -15,14 +15,9 @@ type Event struct {
 	Epoch    int64     // when the stream was created, Unix nanoseconds: sequences of different epochs have nothing in common
 	Sequence uint64    // place in the stream, from 1
 	Time     time.Time // when the server stored it
-	// Payload is one of *picketv1.ProbeResult, *picketv1.CatalogChange, *picketv1.ClockTick, Acknowledge; anything else,
+	// Payload is one of *picketv1.ProbeResult, *picketv1.CatalogChange, *picketv1.ClockTick, *picketv1.Command; anything else,
 	// nil included, only lets time pass. It is not kept and not changed.
 	Payload any
-}
-
-// Acknowledge is a person's word that an open alert is known.
-type Acknowledge struct {
-	Org, Fingerprint string
 }
 
 // Output is what one event brought about.
@@ -43,6 +38,9 @@ const (
 	SkipLate     Skip = "late"          // at or before the last result of its check and location
 	SkipNoStreak Skip = "no_streak"     // on demand, or status unknown
 	SkipRevision Skip = "old_revision"  // a server at or below the revision already known
+
+	SkipUnknownAlert Skip = "unknown_alert" // a command about an alert that is closed, or that the organization does not have
+	SkipState        Skip = "alert_state"   // a command that the state of the alert, or alerting switched off, does not allow
 )
 
 // Reasons of gaps.
@@ -79,6 +77,7 @@ const (
 	Recovered = "recovered"
 	Cleared   = "cleared"
 	Removed   = "removed"
+	Manual    = "manual"
 )
 
 // Severities.
@@ -122,12 +121,14 @@ type Alert struct {
 	PendingAt   time.Time // this and what follows: stream time
 	OpenedAt    time.Time // zero when it never opened
 	AckedAt     time.Time
+	AckedBy     string
 	ClosedAt    time.Time
 	Triggers    int64 // bad results folded while it was not closed
 }
 
 // Transition is one step of one alert.
 type Transition struct {
+	From     string    // state before the step; empty when there was no alert
 	Name     string    // pending, opened, updated, acknowledged, closed
 	EventID  uuid.UUID // the same whenever the same stream is folded
 	Alert    Alert     // as it is after the step
@@ -136,6 +137,7 @@ type Transition struct {
 	Epoch    int64     // of the deciding event
 	Sequence uint64    // of the deciding event
 	Evidence []*picketv1.Evidence
+	Actor    string // who did it, when a person did
 }
 
 // Event returns the message that tells the world about the transition.
@@ -144,7 +146,7 @@ func (t *Transition) Event() *picketv1.AlertEvent {
 		Transition: t.Name, Severity: t.Alert.Severity, Server: t.Alert.Server, Check: t.Alert.Check, Kind: t.Alert.Kind,
 		Summary: t.Summary, State: t.Alert.State, Reason: t.Alert.Reason, At: timestamppb.New(t.At), Org: t.Alert.Org,
 		Location: t.Alert.Location, Fingerprint: t.Alert.Fingerprint, AlertId: t.Alert.ID.String(),
-		EventId: t.EventID.String(), Evidence: t.Evidence,
+		EventId: t.EventID.String(), Evidence: t.Evidence, Actor: t.Actor,
 	}
 	if !t.Alert.OpenedAt.IsZero() {
 		e.OpenedAt = timestamppb.New(t.Alert.OpenedAt)

@@ -22,6 +22,13 @@ func FuzzRestore(f *testing.F) {
 		}
 	}
 	f.Add(seed[0], seed[1], seed[1+shards])
+	command := func(s *State, verb string) *picketv1.Command {
+		command := &picketv1.Command{Verb: verb, Org: "default", AlertId: checkID(99)}
+		for _, a := range s.Alerts() {
+			command.Org, command.AlertId = a.Org, a.ID.String()
+		}
+		return command
+	}
 	f.Fuzz(func(t *testing.T, head, catalog, state []byte) {
 		s, err := Restore(testEpoch, 100, []Chunk{{0, head}, {1, catalog}, {1 + shards, state}})
 		if err != nil {
@@ -30,7 +37,7 @@ func FuzzRestore(f *testing.F) {
 		for i, payload := range []any{
 			&picketv1.ClockTick{}, newResult(checkID(0), "a", base.Add(time.Minute), letters['C']),
 			newResult(checkID(0), "b", base.Add(time.Minute), letters['H']),
-			Acknowledge{"default", "system-health:srv0"},
+			command(s, VerbAcknowledge), command(s, VerbClose),
 			&picketv1.CatalogChange{Change: "removed", Server: newServer(0, "env")}, &picketv1.ClockTick{},
 		} {
 			for _, tr := range s.Step(Event{Epoch: testEpoch, Sequence: uint64(101 + i), Time: base.Add(time.Minute), Payload: payload}).Transitions {
@@ -38,7 +45,7 @@ func FuzzRestore(f *testing.F) {
 			}
 		}
 		s.Touch()
-		if _, err := Restore(testEpoch, 106, s.Changed()); err != nil {
+		if _, err := Restore(testEpoch, 107, s.Changed()); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -58,6 +58,9 @@ func (s *State) result(p *picketv1.ProbeResult, out *Output) Skip {
 	if scheduled <= se.last {
 		return SkipLate
 	}
+	if se.last == 0 || se.status != l {
+		s.touch(c.server)
+	}
 	se.fold(&c.rules, scheduled, l)
 	s.dirtyChunk[c.server.stateChunk()] = true
 	if l != good && c.alert != nil {

@@ -10,7 +10,7 @@ const (
 
 	// chunkVersion is the first byte of every chunk. A reader refuses others: the snapshot is thrown away then, and folded
 	// anew from the stream.
-	chunkVersion = 1
+	chunkVersion = 2
 )
 
 // Chunk is a part of a snapshot; the newest of every ID together are the whole.

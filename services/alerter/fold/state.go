@@ -38,9 +38,13 @@ type State struct {
 	hole       *Alert // events were dropped
 	holeUntil  int64  // seen, ms: when it closes if nothing more is dropped
 	orphans    []*Alert
-	alerts     map[orgName]*owned // by org and fingerprint, not closed
+	alerts     map[orgName]*owned   // by org and fingerprint, not closed
+	ids        map[uuid.UUID]*owned // the same by id
 	counts     map[Count]int
 	dirtyChunk [chunks]bool
+
+	touched    map[ServerName]struct{} // whose status may have changed, unless it may be all
+	touchedAll bool
 }
 
 type orgName struct{ org, name string }
@@ -63,8 +67,8 @@ type Count struct{ Severity, State string }
 func New() *State {
 	return &State{
 		servers: map[uuid.UUID]*server{}, names: map[orgName]*server{}, checks: map[uuid.UUID]*check{},
-		locations: map[orgName]*location{}, alerts: map[orgName]*owned{}, counts: map[Count]int{},
-		buried: map[uuid.UUID]int64{},
+		locations: map[orgName]*location{}, alerts: map[orgName]*owned{}, ids: map[uuid.UUID]*owned{}, counts: map[Count]int{},
+		buried: map[uuid.UUID]int64{}, touched: map[ServerName]struct{}{}, touchedAll: true,
 	}
 }
 
@@ -106,8 +110,8 @@ func (s *State) Step(ev Event) Output {
 		out.Skip = s.change(p, &out)
 	case *picketv1.ClockTick:
 		s.tick(&out)
-	case Acknowledge:
-		s.acknowledge(p, &out)
+	case *picketv1.Command:
+		out.Skip = s.command(p, &out)
 	}
 	return out
 }
@@ -194,17 +198,6 @@ func (s *State) closeOrphans(out *Output) {
 	for _, a := range orphans {
 		s.close(&owned{alert: a}, Removed, nil, out)
 	}
-}
-
-func (s *State) acknowledge(p Acknowledge, out *Output) {
-	o := s.alerts[orgName{p.Org, p.Fingerprint}]
-	if o == nil || o.alert.State != Open || s.disabled {
-		return
-	}
-	s.count(o.alert, -1)
-	o.alert.State, o.alert.AckedAt = Acknowledged, fromMS(s.now)
-	s.count(o.alert, +1)
-	s.emit(o, Acknowledged, o.alert.Summary, nil, out)
 }
 
 func fromMS(ms int64) time.Time { return time.UnixMilli(ms).UTC() }

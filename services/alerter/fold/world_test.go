@@ -92,7 +92,7 @@ func describe(out Output) string {
 //
 //	<seconds>[..<seconds>/<step>] <letters> [loc=b] [check=1] [lag=<seconds>] [-> transitions of the last result]
 //	<seconds>[..<seconds>/<step>] tick
-//	maintenance | active | inactive | remove | disable | enable | ack <fingerprint> | reload
+//	maintenance | active | inactive | remove | disable | enable | ack <fingerprint> | close <fingerprint> | reload
 //
 // Letters are statuses HDUC?, O is a critical one on demand; several follow each other at the step.
 func (w *world) run(script string) {
@@ -123,7 +123,9 @@ func (w *world) play(words []string) Output {
 		w.s.SetEnabled(words[0] == "enable")
 		return Output{}
 	case "ack":
-		return w.step(w.now, Acknowledge{"default", words[1]})
+		return w.command(VerbAcknowledge, words[1])
+	case "close":
+		return w.command(VerbClose, words[1])
 	case "reload":
 		w.s.Touch()
 		restored, err := Restore(testEpoch, w.seq, w.s.Changed())
@@ -165,6 +167,17 @@ func (w *world) play(words []string) Output {
 		all.Transitions = append(all.Transitions, out.Transitions...)
 	}
 	return all
+}
+
+// command says of the alert with the fingerprint what alice wants; of none when there is none.
+func (w *world) command(verb, fingerprint string) Output {
+	command := &picketv1.Command{Verb: verb, Org: "default", Actor: "alice", Note: "on it", AlertId: checkID(99)}
+	for _, a := range w.s.Alerts() {
+		if a.Fingerprint == fingerprint {
+			command.AlertId = a.ID.String()
+		}
+	}
+	return w.step(w.now, command)
 }
 
 func (w *world) span(text string) (from, to, by int) {
