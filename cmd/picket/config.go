@@ -58,7 +58,7 @@ func (c *configCheckCommand) Run(std console) error {
 		if err != nil {
 			return fmt.Errorf("read %s: %w", file, err)
 		}
-		parsed, err := catalog.Parse(file, data, catalog.Defaults{Interval: s.Catalog.Interval})
+		parsed, err := catalog.Parse(file, data, catalog.Defaults{Interval: s.Catalog.Interval, MetricsInterval: s.Catalog.MetricsInterval})
 		if err != nil {
 			faults = append(faults, err)
 		} else {

@@ -16,6 +16,8 @@ const (
 	EnvTimeout = 5 * time.Second
 	// DefaultInterval rules all other servers (FLEET_HEALTH_INTERVAL).
 	DefaultInterval = 30 * time.Second
+	// DefaultMetricsInterval rules checks of the kind metrics (FLEET_METRICS_INTERVAL).
+	DefaultMetricsInterval = 60 * time.Second
 	// MinInterval and MaxInterval bound every check. The longest leaves a result an hour of the 25 during which the
 	// contract of the stream takes it.
 	MinInterval = time.Second
@@ -29,10 +31,12 @@ const (
 // Defaults fill what a server leaves open. The zero value is what holds for servers that are not from the
 // environment.
 type Defaults struct {
-	Org       string
-	Interval  time.Duration
-	Timeout   time.Duration
-	Locations []string
+	Org      string
+	Interval time.Duration
+	// MetricsInterval is that of checks of the kind metrics.
+	MetricsInterval time.Duration
+	Timeout         time.Duration
+	Locations       []string
 }
 
 // TimeoutFor is the timeout of a check that names none: the smaller of limit and nine tenths of its interval.
@@ -48,6 +52,9 @@ func (s *Server) Complete(d Defaults) {
 	s.Groups = normalized(s.Groups)
 	for i := range s.Checks {
 		c := &s.Checks[i]
+		if c.Metrics != nil {
+			c.Interval = cmp.Or(c.Interval, d.MetricsInterval, DefaultMetricsInterval)
+		}
 		c.Interval = cmp.Or(c.Interval, d.Interval, DefaultInterval)
 		c.Timeout = cmp.Or(c.Timeout, d.Timeout, TimeoutFor(c.Interval, MaxDefaultTimeout))
 		if c.Locations == nil {

@@ -41,7 +41,16 @@ func TestDiff(t *testing.T) {
 		TCP: &picketv1.TCPSpec{Address: "x:1"},
 	}
 	withDB := func(s *catalog.Server) { s.Checks = append([]catalog.Check{db}, s.Checks...) }
+	withMetrics := func(mapping string) func(*catalog.Server) {
+		return func(s *catalog.Server) {
+			s.Checks = append(s.Checks, catalog.Check{
+				Name: "metrics", Interval: time.Minute, Timeout: time.Second, Locations: []string{"local"},
+				Metrics: &picketv1.MetricsSpec{Url: "http://x/metrics", Mapping: mapping},
+			})
+		}
+	}
 	current := []catalog.Server{
+		stored(server(catalog.SourceFile, "mapped", withMetrics(""))),
 		stored(server(catalog.SourceFile, "same")),
 		stored(server(catalog.SourceFile, "tagged")),
 		stored(server(catalog.SourceFile, "checked", withDB)),
@@ -49,6 +58,7 @@ func TestDiff(t *testing.T) {
 		stored(server(catalog.SourceAPI, "mine")),
 	}
 	declared := []catalog.Server{
+		server(catalog.SourceFile, "mapped", withMetrics("node_exporter")),
 		server(catalog.SourceFile, "new"),
 		server(catalog.SourceFile, "same"),
 		server(catalog.SourceFile, "tagged", func(s *catalog.Server) { s.Tags = []string{"x"} }),
@@ -61,7 +71,7 @@ func TestDiff(t *testing.T) {
 	if len(conflicts) > 0 {
 		t.Fatal(conflicts)
 	}
-	if len(plan.Add) != 1 || plan.Add[0].Name != "new" || len(plan.Remove) != 1 || plan.Remove[0].Name != "gone" || plan.Total != 4 {
+	if len(plan.Add) != 1 || plan.Add[0].Name != "new" || len(plan.Remove) != 1 || plan.Remove[0].Name != "gone" || plan.Total != 5 {
 		t.Errorf("add %v, remove %v of %d", plan.Add, plan.Remove, plan.Total)
 	}
 	type change struct {
@@ -75,6 +85,7 @@ func TestDiff(t *testing.T) {
 		got = append(got, change{c.Server.Name, c.Server.ID, c.Server.Revision, c.Self, c.Lifecycle, c.Checks, c.Gone})
 	}
 	want := []change{
+		{Name: "mapped", ID: "id-mapped", Revision: 3, Checks: []string{"metrics"}},
 		{Name: "tagged", ID: "id-tagged", Revision: 3, Self: true},
 		{Name: "checked", ID: "id-checked", Revision: 3, Self: true, Life: true, Checks: []string{"health"}, Gone: []string{"id-checked-db"}},
 	}

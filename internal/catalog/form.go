@@ -118,6 +118,8 @@ func (c *Check) proto(versions []*picketv1.Schedule) *picketv1.Check {
 		m.Spec = &picketv1.Check_Http{Http: c.HTTP}
 	case c.TCP != nil:
 		m.Spec = &picketv1.Check_Tcp{Tcp: c.TCP}
+	case c.Metrics != nil:
+		m.Spec = &picketv1.Check_Metrics{Metrics: c.Metrics}
 	}
 	return m
 }

@@ -9,7 +9,8 @@ import (
 )
 
 // References to secrets, which are resolved where the probe is built: `secret:env:NAME` is a variable of the prober's
-// environment, `secret:file:/path` a file of its machine, without the line end behind the last line.
+// environment, `secret:file:/path` a file of its machine, without the line end behind the last line. The word of an
+// authentication scheme may stand before it, as in `Bearer secret:env:NAME`.
 const (
 	secretPrefix     = "secret:"
 	secretEnvPrefix  = "secret:env:"
@@ -33,7 +34,20 @@ type SecretLookup struct {
 }
 
 // IsSecretRef says whether value is a reference and not a value to be sent as it is.
-func IsSecretRef(value string) bool { return strings.HasPrefix(value, secretPrefix) }
+func IsSecretRef(value string) bool {
+	_, ref := splitScheme(value)
+	return strings.HasPrefix(ref, secretPrefix)
+}
+
+// splitScheme takes the word of an authentication scheme, and the space behind it, off a value.
+func splitScheme(value string) (scheme, rest string) {
+	for _, scheme := range []string{"Bearer ", "Basic ", "Token "} {
+		if rest, found := strings.CutPrefix(value, scheme); found {
+			return scheme, rest
+		}
+	}
+	return "", value
+}
 
 // ResolveSecret returns value itself when it is no reference, else what it points to. Errors wrap ErrSecret and never
 // hold the secret. A secret must be one line: it is made for header values.
@@ -41,6 +55,7 @@ func ResolveSecret(value string, lookup SecretLookup) (string, error) {
 	if !IsSecretRef(value) {
 		return value, nil
 	}
+	scheme, value := splitScheme(value)
 	if message := secretRefFault(value); message != "" {
 		return "", fmt.Errorf("%w: %s", ErrSecret, message)
 	}
@@ -68,11 +83,12 @@ func ResolveSecret(value string, lookup SecretLookup) (string, error) {
 	case strings.ContainsAny(secret, "\r\n\x00"):
 		return "", fmt.Errorf("%w: %s holds more than one line", ErrSecret, value)
 	}
-	return secret, nil
+	return scheme + secret, nil
 }
 
 // secretRefFault says what is wrong with a reference; empty: nothing.
 func secretRefFault(ref string) string {
+	_, ref = splitScheme(ref)
 	if name, ok := strings.CutPrefix(ref, secretEnvPrefix); ok {
 		if !variableName.MatchString(name) {
 			return fmt.Sprintf("secret reference %q must name a variable, as in secret:env:NAME", ref)

@@ -27,6 +27,8 @@ func TestResolveSecret(t *testing.T) {
 	for value, want := range map[string]string{
 		"plain": "plain", "": "", "Secret:x": "Secret:x",
 		"secret:env:TOKEN": "t0ken", "secret:file:/run/token": "s3cret",
+		"Bearer secret:env:TOKEN": "Bearer t0ken", "Basic secret:file:/run/token": "Basic s3cret", "Bearer plain": "Bearer plain",
+		"My secret:env:TOKEN": "My secret:env:TOKEN",
 	} {
 		if got, err := catalog.ResolveSecret(value, lookup); err != nil || got != want {
 			t.Errorf("%q is %q, %v", value, got, err)
@@ -35,6 +37,7 @@ func TestResolveSecret(t *testing.T) {
 	for _, ref := range []string{
 		"secret:", "secret:x", "secret:env:", "secret:env:A B", "secret:env:UNSET", "secret:env:EMPTY", "secret:file:rel",
 		"secret:file:/none", "secret:file:/run/empty", "secret:file:/run/lines", "secret:file:/run/long",
+		"Bearer secret:", "Token secret:env:UNSET",
 	} {
 		got, err := catalog.ResolveSecret(ref, lookup)
 		if !errors.Is(err, catalog.ErrSecret) || got != "" {

@@ -41,12 +41,17 @@ const (
 const (
 	KindHTTP = "http"
 	KindTCP  = "tcp"
+	// KindMetrics fetches a server's figures; the collector runs it.
+	KindMetrics = "metrics"
 	// KindReported is a check that no prober runs: a part of Picket publishes its results at each tick.
 	KindReported = "reported"
 )
 
 // HealthCheck is the name of the check that every server has.
 const HealthCheck = "health"
+
+// MetricsCheck is the name of the check that fetches a server's figures, where the server has one that nobody named.
+const MetricsCheck = "metrics"
 
 // What is taken where nothing is said.
 const (
@@ -93,7 +98,7 @@ const (
 	Removed            Change = "removed"
 )
 
-// Check is how a server is probed. Exactly one of Reported, HTTP and TCP is set, and says the kind.
+// Check is how a server is probed. Exactly one of Reported, HTTP, TCP and Metrics is set, and says the kind.
 type Check struct {
 	// Name is a slug, unique in the server.
 	Name string
@@ -111,6 +116,8 @@ type Check struct {
 	Alerts *picketv1.AlertRules
 	HTTP   *picketv1.HTTPSpec
 	TCP    *picketv1.TCPSpec
+	// Metrics says where figures are fetched and what they are made of.
+	Metrics *picketv1.MetricsSpec
 	// Reported checks are Picket's own; only the source self has them.
 	Reported bool
 
@@ -144,11 +151,24 @@ func (c *Check) Kind() string {
 		return KindHTTP
 	case c.TCP != nil:
 		return KindTCP
+	case c.Metrics != nil:
+		return KindMetrics
 	case c.Reported:
 		return KindReported
 	default:
 		return ""
 	}
+}
+
+// kinds counts the specifications; one that is valid has one.
+func (c *Check) kinds() int {
+	n := 0
+	for _, set := range []bool{c.HTTP != nil, c.TCP != nil, c.Metrics != nil, c.Reported} {
+		if set {
+			n++
+		}
+	}
+	return n
 }
 
 // DueInterval is the interval at which the check is due on server s: 0 when it is not due at all.
@@ -165,7 +185,8 @@ func sameCheck(a, b *Check) bool {
 		a.Interval == b.Interval && a.Timeout == b.Timeout && a.Priority == b.Priority &&
 		slices.Equal(a.Locations, b.Locations) &&
 		proto.Equal(alertRules(a), alertRules(b)) &&
-		a.Reported == b.Reported && proto.Equal(a.HTTP, b.HTTP) && proto.Equal(a.TCP, b.TCP)
+		a.Reported == b.Reported && proto.Equal(a.HTTP, b.HTTP) && proto.Equal(a.TCP, b.TCP) &&
+		proto.Equal(a.Metrics, b.Metrics)
 }
 
 func alertRules(c *Check) *picketv1.AlertRules {

@@ -152,8 +152,10 @@ func (s *Server) validateCheck(c *Check, path string) Faults {
 	validateList(&f, joinPath(path, "locations"), c.Locations, slugFault)
 	validateAlerts(&f, joinPath(path, "alerts"), c.Alerts, len(c.Locations))
 	switch {
-	case c.HTTP != nil && c.TCP != nil, c.Reported && (c.HTTP != nil || c.TCP != nil):
+	case c.kinds() > 1:
 		f.add(path, "is of more than one kind")
+	case c.Name == HealthCheck && c.Metrics != nil:
+		f.add(path, "the check named health says whether the server is up; give figures another name, such as metrics")
 	case c.Reported:
 		if s.Source != SourceSelf {
 			f.add(path, "only Picket itself has checks that no prober runs")
@@ -162,6 +164,8 @@ func (s *Server) validateCheck(c *Check, path string) Faults {
 		validateHTTP(&f, path, c.HTTP)
 	case c.TCP != nil:
 		validateTCP(&f, path, c.TCP)
+	case c.Metrics != nil:
+		validateMetrics(&f, path, c.Metrics)
 	default:
 		f.add(path, "says nothing about what to probe")
 	}

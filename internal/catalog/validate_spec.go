@@ -35,23 +35,7 @@ func validateHTTP(f *Faults, path string, spec *picketv1.HTTPSpec) {
 	if spec.Method != "" && !httpToken.MatchString(spec.Method) {
 		f.add(joinPath(path, "method"), "%q is no HTTP method", spec.Method)
 	}
-	if len(spec.Headers) > maxHeaders {
-		f.add(joinPath(path, "headers"), "has %d headers, more than %d", len(spec.Headers), maxHeaders)
-	}
-	for _, h := range spec.Headers {
-		at := joinPath(path, "headers."+h.GetName())
-		switch {
-		case !httpToken.MatchString(h.GetName()):
-			f.add(joinPath(path, "headers"), "%q is no name of a header", h.GetName())
-		case IsSecretRef(h.GetValue()):
-			if message := secretRefFault(h.GetValue()); message != "" {
-				f.add(at, "%s", message)
-			}
-		case len(h.GetValue()) > maxPayload || !utf8.ValidString(h.GetValue()) || strings.ContainsFunc(h.GetValue(), notInHeader):
-			// The value is not shown: it may be a secret.
-			f.add(at, "the value holds a character that no header can hold")
-		}
-	}
+	validateHeaders(f, path, spec.Headers)
 	validatePayload(f, joinPath(path, "body"), spec.Body)
 	switch spec.Connection {
 	case "", "keep-alive", "fresh":
@@ -65,6 +49,26 @@ func validateHTTP(f *Faults, path string, spec *picketv1.HTTPSpec) {
 	}
 	_, err := health.Compile(spec)
 	addExpectationFaults(f, path, err)
+}
+
+func validateHeaders(f *Faults, path string, headers []*picketv1.Header) {
+	if len(headers) > maxHeaders {
+		f.add(joinPath(path, "headers"), "has %d headers, more than %d", len(headers), maxHeaders)
+	}
+	for _, h := range headers {
+		at := joinPath(path, "headers."+h.GetName())
+		switch {
+		case !httpToken.MatchString(h.GetName()):
+			f.add(joinPath(path, "headers"), "%q is no name of a header", h.GetName())
+		case IsSecretRef(h.GetValue()):
+			if message := secretRefFault(h.GetValue()); message != "" {
+				f.add(at, "%s", message)
+			}
+		case len(h.GetValue()) > maxPayload || !utf8.ValidString(h.GetValue()) || strings.ContainsFunc(h.GetValue(), notInHeader):
+			// The value is not shown: it may be a secret.
+			f.add(at, "the value holds a character that no header can hold")
+		}
+	}
 }
 
 func validateTCP(f *Faults, path string, spec *picketv1.TCPSpec) {

@@ -81,7 +81,6 @@ func (d *decoder) document(document *yaml.Node, defaults Defaults) *File {
 			file.ConfirmRemoval = int(v)
 		}),
 	})
-	outer.interval = cmp.Or(outer.interval, defaults.Interval)
 	if servers == nil {
 		return file
 	}
@@ -89,7 +88,7 @@ func (d *decoder) document(document *yaml.Node, defaults Defaults) *File {
 	d.sequence(servers, "servers", func(i int, n *yaml.Node, path string) {
 		before := len(d.faults)
 		server := d.server(n, path, outer, org)
-		server.Complete(Defaults{Locations: defaults.Locations})
+		server.Complete(Defaults{Interval: defaults.Interval, MetricsInterval: defaults.MetricsInterval, Locations: defaults.Locations})
 		d.addUnsaid(before, server.Validate(path))
 		file.Servers = append(file.Servers, server)
 		key := server.Key()
@@ -117,7 +116,7 @@ func (d *decoder) server(n *yaml.Node, path string, outer common, org string) Se
 	server := Server{Source: SourceFile, Org: org}
 	own := common{}
 	var lifecycle, url string
-	var checks *yaml.Node
+	var checks, metrics *yaml.Node
 	known := d.commonFields(&own)
 	maps.Copy(known, fields{
 		"name":         d.text(&server.Name),
@@ -130,6 +129,7 @@ func (d *decoder) server(n *yaml.Node, path string, outer common, org string) Se
 		"groups":       d.texts(&server.Groups),
 		"url":          d.text(&url),
 		"checks":       func(n *yaml.Node, _ string) { checks = n },
+		"metrics":      func(n *yaml.Node, _ string) { metrics = n },
 	})
 	d.mapping(n, path, known)
 	server.Lifecycle = Lifecycle(lifecycle)
@@ -151,6 +151,9 @@ func (d *decoder) server(n *yaml.Node, path string, outer common, org string) Se
 		check := Check{Name: HealthCheck, HTTP: &picketv1.HTTPSpec{Url: url}}
 		check.take(own)
 		server.Checks = append(server.Checks, check)
+	}
+	if metrics != nil {
+		server.Checks = append(server.Checks, d.metricsOf(metrics, path, len(server.Checks), own))
 	}
 	return server
 }
@@ -189,6 +192,9 @@ func (d *decoder) check(n *yaml.Node, path string, outer common) Check {
 	case KindTCP:
 		check.TCP = tcp
 		maps.Copy(known, d.tcpFields(tcp))
+	case KindMetrics:
+		check.Metrics = &picketv1.MetricsSpec{}
+		maps.Copy(known, d.metricsFields(check.Metrics, path))
 	default:
 		// Already a fault: any kind's keys will do.
 		maps.Copy(known, d.httpFields(http))
@@ -219,10 +225,10 @@ func (d *decoder) kind(n *yaml.Node, path string) string {
 			return ""
 		}
 		switch value.Value {
-		case KindHTTP, KindTCP:
+		case KindHTTP, KindTCP, KindMetrics:
 			return value.Value
 		}
-		d.fault(value, joinPath(path, "kind"), "unknown kind %q: known are http, tcp", value.Value)
+		d.fault(value, joinPath(path, "kind"), "unknown kind %q: known are http, tcp, metrics", value.Value)
 		return ""
 	}
 	return KindHTTP

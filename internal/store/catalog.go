@@ -161,6 +161,9 @@ func readSpec(check *catalog.Check, kind string, spec, alerts []byte) error {
 	case catalog.KindTCP:
 		check.TCP = &picketv1.TCPSpec{}
 		into = check.TCP
+	case catalog.KindMetrics:
+		check.Metrics = &picketv1.MetricsSpec{}
+		into = check.Metrics
 	case catalog.KindReported:
 		check.Reported = true
 		into = &picketv1.HTTPSpec{} // it has none

@@ -146,6 +146,8 @@ func (r *applyRowsOf) addCheck(server *catalog.Server, check *catalog.Check) err
 		spec = check.HTTP
 	case check.TCP != nil:
 		spec = check.TCP
+	case check.Metrics != nil:
+		spec = check.Metrics
 	}
 	options := protojson.MarshalOptions{UseProtoNames: true}
 	var err error

@@ -113,7 +113,9 @@ func (s *Service) readFile(f *file, asked bool) {
 		return
 	}
 	f.read, f.sum = true, sum
-	parsed, err := catalog.Parse(f.path, data, catalog.Defaults{Interval: s.config.Interval, Locations: []string{s.kit.Location}})
+	parsed, err := catalog.Parse(f.path, data, catalog.Defaults{
+		Interval: s.config.Interval, MetricsInterval: s.config.MetricsInterval, Locations: []string{s.kit.Location},
+	})
 	s.reportRead(catalog.SourceFile, err)
 	if err != nil {
 		return

@@ -44,7 +44,7 @@ func newSources(config Config, deps Deps) (*sources, error) {
 	for _, server := range deps.Builtin {
 		server.Checks = slices.Clone(server.Checks)
 		server.Source = catalog.SourceSelf
-		server.Complete(catalog.Defaults{Interval: config.Interval, Locations: here})
+		server.Complete(catalog.Defaults{Interval: config.Interval, MetricsInterval: config.MetricsInterval, Locations: here})
 		faults = append(faults, server.Validate("builtin "+server.Name).Err())
 		self = append(self, server)
 	}
