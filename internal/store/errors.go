@@ -18,6 +18,10 @@ var (
 	ErrNoSchema = errors.New("database schema missing or too old")
 	// ErrNotFound says that what was asked for does not exist.
 	ErrNotFound = errors.New("not found")
+	// ErrExists says that a name or an id is taken.
+	ErrExists = errors.New("exists already")
+	// ErrEnded says that something is over: a token that is revoked or has expired.
+	ErrEnded = errors.New("has ended")
 )
 
 const (
