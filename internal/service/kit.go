@@ -39,9 +39,15 @@ func (k *Kit) Trace() trace.Tracer {
 	return k.Tracer
 }
 
-// Version is the version of the running binary from its build information, or
-// `devel` when it was built from a working tree.
+// version is what the linker was told (deploy/build); a build from a module or a repository needs no telling.
+var version string
+
+// Version is the version of the running binary as the linker was told it, else from its build information, or `devel`
+// when it was built from a working tree.
 func Version() string {
+	if version != "" {
+		return version
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok || info.Main.Version == "" || info.Main.Version == "(devel)" {
 		return "devel"
