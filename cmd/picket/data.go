@@ -93,8 +93,18 @@ func (c *resetCommand) Run(ctx context.Context, std console) error {
 	if err := removeNATS(filepath.Join(dir, "nats")); err != nil {
 		return err
 	}
+	// With a database of yours the key still opens what is sealed there, and the token is still the one it knows.
+	var remove []string
+	if _, err := os.Stat(filepath.Join(dir, "postgres")); err == nil {
+		remove = append(remove, adminTokenFile, secretKeyFile)
+	}
 	if err := embedded.Discard(ctx, filepath.Join(dir, "postgres")); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
+	}
+	for _, name := range remove {
+		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
+			return fmt.Errorf("remove %s: %w", name, err)
+		}
 	}
 	// The directory itself goes when nothing else is in it.
 	if err := os.Remove(dir); err != nil && !errors.Is(err, syscall.ENOTEMPTY) && !errors.Is(err, syscall.EBUSY) {

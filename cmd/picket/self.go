@@ -10,6 +10,7 @@ import (
 	"github.com/picketd/picket/internal/store"
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 	"github.com/picketd/picket/services/alerter"
+	"github.com/picketd/picket/services/api"
 	catalogservice "github.com/picketd/picket/services/catalog"
 	"github.com/picketd/picket/services/prober"
 	"github.com/picketd/picket/services/writer"
@@ -23,10 +24,12 @@ type runner interface {
 }
 
 // services makes every service, in the order in which they stop: first who
-// makes data, then who stores it, last who says what there is to do.
+// answers people and who makes data, then who stores it, last who says what
+// there is to do.
 func (st *stack) services() []*part {
 	s := &st.settings
 	return []*part{
+		st.newPart("api", st.storing(st.newAPI)),
 		st.newPart("prober", st.connected(func(kit *service.Kit, conn *bus.Conn) (runner, error) {
 			return prober.New(s.Prober, prober.Deps{Kit: kit, Conn: conn})
 		})),
@@ -40,6 +43,21 @@ func (st *stack) services() []*part {
 			return catalogservice.New(s.Catalog, catalogservice.Deps{Kit: kit, Conn: conn, Store: db, Builtin: st.builtin(), Reload: st.reload})
 		})),
 	}
+}
+
+// newAPI makes the api, which answers on this process's listener.
+func (st *stack) newAPI(kit *service.Kit, conn *bus.Conn, db *store.Store) (runner, error) {
+	keyring, err := st.settings.Keyring()
+	if err != nil {
+		return nil, err
+	}
+	svc, err := api.New(st.settings.API, api.Deps{Kit: kit, Conn: conn, Store: db, Keyring: keyring})
+	if err != nil {
+		return nil, err
+	}
+	handler := svc.Handler()
+	st.api.Store(&handler)
+	return svc, nil
 }
 
 // connected makes and runs a service with a connection to NATS of its own.

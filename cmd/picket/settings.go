@@ -9,6 +9,7 @@ import (
 	"github.com/picketd/picket/internal/embedded"
 	"github.com/picketd/picket/internal/service"
 	"github.com/picketd/picket/services/alerter"
+	"github.com/picketd/picket/services/api"
 	"github.com/picketd/picket/services/catalog"
 	"github.com/picketd/picket/services/prober"
 	"github.com/picketd/picket/services/writer"
@@ -19,12 +20,14 @@ import (
 type settings struct {
 	service.Common
 	service.Database
+	service.Secrets
 	DataDir    string `env:"PICKET_DATA_DIR" desc:"Where picket up keeps everything; empty: /var/lib/picket as root, the XDG state directory as another user."`
 	NATSListen string `env:"PICKET_NATS_LISTEN" desc:"Address of the NATS server inside picket up."`
 	Catalog    catalog.Config
 	Prober     prober.Config
 	Writer     writer.Config
 	Alerter    alerter.Config
+	API        api.Config
 }
 
 func defaultSettings() settings {
@@ -38,12 +41,13 @@ func defaultSettings() settings {
 		Prober:     prober.DefaultConfig(),
 		Writer:     writer.DefaultConfig(),
 		Alerter:    alerter.DefaultConfig(),
+		API:        api.DefaultConfig(), // on the listener of this process
 	}
 }
 
 // Validate checks every part.
 func (s *settings) Validate() error {
-	return errors.Join(s.Catalog.Validate(), s.Prober.Validate(), s.Writer.Validate(), s.Alerter.Validate())
+	return errors.Join(s.Catalog.Validate(), s.Prober.Validate(), s.Writer.Validate(), s.Alerter.Validate(), s.API.Validate())
 }
 
 // loadSettings reads the defaults, the file and the environment.

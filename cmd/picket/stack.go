@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -44,6 +45,8 @@ type stack struct {
 	databaseKit *service.Kit
 	db          *store.Store
 	parts       []*part
+	// api answers whatever is not about the process; it is the one of the api's newest run.
+	api atomic.Pointer[http.Handler]
 }
 
 // newStack starts the servers inside, and makes the services without starting
@@ -121,7 +124,7 @@ func (st *stack) natsURL() string {
 func (st *stack) run(ctx context.Context) error {
 	httpCtx, stopHTTP := context.WithCancel(context.WithoutCancel(ctx))
 	var background sync.WaitGroup
-	failed := make(chan error, 1)
+	failed := make(chan error, 2)
 	background.Go(func() {
 		if err := service.ServeHTTP(httpCtx, st.listener, st.handler()); err != nil {
 			failed <- err
@@ -131,6 +134,11 @@ func (st *stack) run(ctx context.Context) error {
 	if st.postgres != nil {
 		background.Go(func() { st.keepPostgres(postgresCtx) })
 	}
+	background.Go(func() {
+		if err := service.ServeProfiles(httpCtx, st.databaseKit, st.settings.PprofListen); err != nil {
+			failed <- err
+		}
+	})
 	background.Go(func() { st.databaseKit.Health.Watch(postgresCtx, "database", time.Second, st.db.Ping) })
 	for _, p := range st.parts {
 		p.start(context.WithoutCancel(ctx))
@@ -313,7 +321,17 @@ func (st *stack) handler() http.Handler {
 	for _, p := range st.parts {
 		include(p.kit)
 	}
-	mux.Handle("/", service.Handler(all))
+	for _, path := range []string{"/livez", "/readyz", "/health"} {
+		mux.Handle("GET "+path, service.Handler(all))
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		api := st.api.Load()
+		if api == nil {
+			http.Error(w, "the api has not started yet", http.StatusServiceUnavailable)
+			return
+		}
+		(*api).ServeHTTP(w, r)
+	})
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
 		service.MetricsHandler(st.gather()).ServeHTTP(w, r)
 	})

@@ -50,6 +50,10 @@ func (c *upCommand) Run(ctx context.Context, std console) error {
 	if err := os.MkdirAll(s.DataDir, 0o755); err != nil {
 		return fmt.Errorf("make the data directory (another one: --data-dir): %w", err)
 	}
+	newToken, err := s.keepSecrets()
+	if err != nil {
+		return err
+	}
 	// A terminal that is closed hangs up, and Picket with it; to a program without one, that is the word to reload.
 	reload := make(chan os.Signal, 1)
 	if isatty.IsTerminal(os.Stdin.Fd()) {
@@ -65,7 +69,7 @@ func (c *upCommand) Run(ctx context.Context, std console) error {
 	if err != nil {
 		return c.explain(err, s.AdminListen)
 	}
-	welcome(std.out, stack)
+	welcome(std.out, stack, newToken)
 	watchCtx, stopWatch := context.WithCancel(ctx)
 	watched := make(chan struct{})
 	go func() {

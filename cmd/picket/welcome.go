@@ -21,8 +21,9 @@ import (
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
-// welcome prints the first screen: where everything is, and three things to try.
-func welcome(out *os.File, st *stack) {
+// welcome prints the first screen: where everything is, and what to try. The token of the first admin is shown when it is
+// new, and never again.
+func welcome(out *os.File, st *stack, newToken bool) {
 	bolder := func(text string) string { return text }
 	if isatty.IsTerminal(out.Fd()) && os.Getenv("NO_COLOR") == "" {
 		bolder = func(text string) string { return "\x1b[1m" + text + "\x1b[0m" }
@@ -40,7 +41,13 @@ func welcome(out *os.File, st *stack) {
 	fmt.Fprintf(&b, "\n%s %s\n\n", bolder("Picket"), service.Version())
 	row := func(name, text string) { fmt.Fprintf(&b, "  %-10s %s\n", name, text) }
 	row("NATS", service.Redact(st.natsURL()))
-	row("HTTP", st.url("")+"   /health /readyz /metrics (dashboard to come)")
+	row("HTTP", st.url("")+"   /docs (the API) /health /readyz /metrics (dashboard to come)")
+	tokenFile := filepath.Join(st.settings.DataDir, adminTokenFile)
+	if newToken {
+		row("Token", st.settings.API.AdminToken+"   of the first admin, shown this once and kept in "+tokenFile)
+	} else if _, err := os.Stat(tokenFile); err == nil {
+		row("Token", "of the first admin: in "+tokenFile)
+	}
 	row("Database", database)
 	row("Data", st.settings.DataDir)
 	if st.settings.Catalog.File != "" {
@@ -50,8 +57,13 @@ func welcome(out *os.File, st *stack) {
 	for _, try := range [][2]string{
 		{me + " tail" + flag, "every result and alert, live"},
 		{"nats sub" + strings.ReplaceAll(flag, "--nats", "--server") + " 'picket.*.probe.unreachable.>'", "only what is down, with the NATS CLI"},
+		{`curl -H "Authorization: Bearer $(cat ` + tokenFile + `)" ` + st.url("/api/v1/fleet/summary"), "what the API says"},
 		{me + " probe https://example.com", "look at one URL, once"},
 	} {
+		if len(try[0]) > 52 {
+			fmt.Fprintf(&b, "  %s\n  %-52s %s\n", try[0], "", try[1])
+			continue
+		}
 		fmt.Fprintf(&b, "  %-52s %s\n", try[0], try[1])
 	}
 	fmt.Fprintln(&b)
