@@ -44,6 +44,8 @@ type ServerChange struct {
 	Self bool
 	// Lifecycle differs, so that every prober must hear of it.
 	Lifecycle bool
+	// Credential differs, so that whoever presents it must hear of it.
+	Credential bool
 	// Checks are the names of those that are new, differ, or return.
 	Checks []string
 	// Gone are the IDs of checks that are no longer declared.
@@ -115,6 +117,7 @@ func compare(server Server, have *Server) (ServerChange, bool) {
 	server.ID, server.Revision = have.ID, have.Revision
 	change := ServerChange{
 		Server: server, Self: !sameServer(&server, have), Lifecycle: server.Lifecycle != have.Lifecycle,
+		Credential: !sameCredential(server.Credential, have.Credential),
 	}
 	held := make(map[string]*Check, len(have.Checks))
 	for i := range have.Checks {
@@ -122,7 +125,7 @@ func compare(server Server, have *Server) (ServerChange, bool) {
 	}
 	for i := range server.Checks {
 		check := &server.Checks[i]
-		if old, known := held[check.Name]; !known || !sameCheck(check, old) {
+		if old, known := held[check.Name]; !known || !sameCheck(check, old) || change.Credential && check.presentsToken() {
 			change.Checks = append(change.Checks, check.Name)
 		}
 		delete(held, check.Name)
@@ -133,7 +136,7 @@ func compare(server Server, have *Server) (ServerChange, bool) {
 		}
 	}
 	slices.Sort(change.Gone)
-	return change, change.Self || len(change.Checks)+len(change.Gone) > 0
+	return change, change.Self || change.Credential || len(change.Checks)+len(change.Gone) > 0
 }
 
 // Held is an error when the plan removes so many servers that somebody must confirm it, by naming their number.

@@ -16,6 +16,7 @@ func (s *Server) Proto() *picketv1.Server {
 		Name: s.Name, Lifecycle: string(s.Lifecycle), Org: s.Org, Id: s.ID, Revision: s.Revision,
 		Source: string(s.Source), DisplayName: s.DisplayName, Tags: s.Tags, Region: s.Region,
 		Environment: s.Environment, Groups: s.Groups,
+		Description: s.Description, Hostname: s.Hostname, ApiUrl: s.APIURL,
 		Checks: make([]*picketv1.Check, 0, len(s.Checks)),
 	}
 	for i := range s.Checks {
@@ -53,6 +54,7 @@ func (s *Server) Scheduled(c *Check, now time.Time) map[string]*picketv1.Schedul
 			Check: c.proto(schedules(c.Schedules, func(v Schedule) bool {
 				return v.Interval > 0 && slices.Contains(v.Locations, location)
 			})),
+			Credential: s.credentialFor(c),
 		}
 	}
 	return forms

@@ -1,6 +1,8 @@
 package catalog
 
 import (
+	"bytes"
+	"encoding/json"
 	"slices"
 	"time"
 
@@ -70,11 +72,22 @@ type Server struct {
 	Lifecycle   Lifecycle
 	Region      string
 	Environment string
+	// Description is text for people, of several lines when it has to be.
+	Description string
+	Hostname    string
+	// Version is what runs there, as whoever declares the server says.
+	Version string
+	// APIURL is the base of the addresses of a server that was registered with one.
+	APIURL string
+	// Metadata is anything that JSON can hold.
+	Metadata map[string]any
 	// Tags and Groups are sorted and without doubles once completed.
 	Tags   []string
 	Groups []string
 	// Checks are sorted by name once completed; one of them is named health.
 	Checks []Check
+	// Credential is the token that the server wants presented; nil: none.
+	Credential *Credential
 
 	// What follows is set by the store alone.
 
@@ -95,6 +108,7 @@ const (
 	Added              Change = "added"
 	Changed            Change = "changed"
 	EnteredMaintenance Change = "maintenance"
+	TokenRotated       Change = "token_rotated"
 	Removed            Change = "removed"
 )
 
@@ -196,9 +210,24 @@ func alertRules(c *Check) *picketv1.AlertRules {
 	return c.Alerts
 }
 
+// sameMetadata compares as JSON does: a number is a number, whatever it was read into.
+func sameMetadata(a, b map[string]any) bool {
+	if len(a) == 0 || len(b) == 0 {
+		return len(a) == len(b)
+	}
+	left, err := json.Marshal(a)
+	if err != nil {
+		return false
+	}
+	right, err := json.Marshal(b)
+	return err == nil && bytes.Equal(left, right)
+}
+
 // sameServer says whether two forms of one server are the same but for their checks.
 func sameServer(a, b *Server) bool {
 	return a.Org == b.Org && a.Name == b.Name && a.Source == b.Source && a.DisplayName == b.DisplayName &&
 		a.Lifecycle == b.Lifecycle && a.Region == b.Region && a.Environment == b.Environment &&
+		a.Description == b.Description && a.Hostname == b.Hostname && a.Version == b.Version && a.APIURL == b.APIURL &&
+		sameMetadata(a.Metadata, b.Metadata) &&
 		slices.Equal(a.Tags, b.Tags) && slices.Equal(a.Groups, b.Groups)
 }

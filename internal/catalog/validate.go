@@ -1,6 +1,8 @@
 package catalog
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -21,6 +23,8 @@ const (
 	MaxChecks      = 128
 	MaxList        = 64
 	MaxServerBytes = 128 << 10
+	MaxProse       = 4 << 10
+	MaxMetadata    = 16 << 10
 	maxAlertCount  = 10_000
 )
 
@@ -76,6 +80,36 @@ func textFault(s string, required bool) string {
 	return ""
 }
 
+// proseFault says what is wrong with text of several lines; empty: nothing.
+func proseFault(s string) string {
+	switch {
+	case len(s) > MaxProse:
+		return fmt.Sprintf("is longer than %d bytes", MaxProse)
+	case !utf8.ValidString(s):
+		return "is not valid UTF-8"
+	case strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) && r != '\n' && r != '\t' }):
+		return "holds a control character"
+	}
+	return ""
+}
+
+// metadataFault says what is wrong with metadata; empty: nothing.
+func metadataFault(metadata map[string]any) string {
+	if len(metadata) == 0 {
+		return ""
+	}
+	text, err := json.Marshal(metadata)
+	switch {
+	case err != nil:
+		return "holds what JSON does not know"
+	case len(text) > MaxMetadata:
+		return fmt.Sprintf("takes %d bytes, more than %d", len(text), MaxMetadata)
+	case bytes.Contains(text, []byte(`\u0000`)):
+		return "holds a NUL character" // which no jsonb can
+	}
+	return ""
+}
+
 // Validate returns all faults of a completed server and of its checks, with paths below the given one. Names that
 // other servers hold are not its matter.
 func (s *Server) Validate(path string) Faults {
@@ -90,6 +124,13 @@ func (s *Server) Validate(path string) Faults {
 	say("display_name", textFault(s.DisplayName, false))
 	say("region", textFault(s.Region, false))
 	say("environment", textFault(s.Environment, false))
+	say("hostname", textFault(s.Hostname, false))
+	say("version", textFault(s.Version, false))
+	say("description", proseFault(s.Description))
+	if s.APIURL != "" {
+		say("api_url", urlFault(s.APIURL))
+	}
+	say("metadata", metadataFault(s.Metadata))
 	switch s.Lifecycle {
 	case Active, Maintenance, Inactive:
 	default:

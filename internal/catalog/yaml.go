@@ -109,6 +109,8 @@ type decoder struct {
 	faults Faults
 	places map[string]place
 	nodes  int
+	// api: what people may say through the API alone is known.
+	api bool
 }
 
 // fields are the keys that a mapping may have, and what reads each.

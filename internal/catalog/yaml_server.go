@@ -125,6 +125,10 @@ func (d *decoder) server(n *yaml.Node, path string, outer common, org string) Se
 		"lifecycle":    d.text(&lifecycle),
 		"region":       d.text(&server.Region),
 		"environment":  d.text(&server.Environment),
+		"description":  d.text(&server.Description),
+		"hostname":     d.text(&server.Hostname),
+		"version":      d.text(&server.Version),
+		"metadata":     d.object(&server.Metadata),
 		"tags":         d.texts(&server.Tags),
 		"groups":       d.texts(&server.Groups),
 		"url":          d.text(&url),
@@ -199,6 +203,14 @@ func (d *decoder) check(n *yaml.Node, path string, outer common) Check {
 		// Already a fault: any kind's keys will do.
 		maps.Copy(known, d.httpFields(http))
 		maps.Copy(known, d.tcpFields(tcp))
+	}
+	if d.api {
+		switch {
+		case check.HTTP != nil:
+			known["server_token"] = d.boolean(&check.HTTP.ServerToken)
+		case check.Metrics != nil:
+			known["server_token"] = d.boolean(&check.Metrics.ServerToken)
+		}
 	}
 	d.mapping(n, path, known)
 	check.Disabled = !enabled

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -36,8 +37,10 @@ type Catalog struct {
 const loadServersSQL = `
 SELECT s.id::text, s.org, s.name, s.display_name, s.managed_by, s.lifecycle, s.region, s.environment, s.tags,
        coalesce((SELECT array_agg(g.name ORDER BY g.name COLLATE "C") FROM server_group_members m
-                 JOIN server_groups g ON g.id = m.group_id WHERE m.server_id = s.id), '{}'),
-       s.revision, s.change, s.changed_at
+                 JOIN server_groups g ON g.id = m.group_id
+                 WHERE m.server_id = s.id AND m.managed_by = s.managed_by), '{}'),
+       s.revision, s.change, s.changed_at, s.description, s.hostname, s.version, s.api_url, s.metadata,
+       s.api_token_sealed, s.api_token_hash, s.api_token_previous, s.api_token_previous_until
 FROM managed_servers s
 WHERE s.removed_at IS NULL OR s.removed_at > now() - $1::interval
 ORDER BY s.org, s.name`
@@ -83,10 +86,7 @@ func (s *Store) LoadCatalog(ctx context.Context) (*Catalog, error) {
 			return err
 		}
 		loaded.Servers, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (catalog.Server, error) {
-			var server catalog.Server
-			err := row.Scan(&server.ID, &server.Org, &server.Name, &server.DisplayName, &server.Source, &server.Lifecycle,
-				&server.Region, &server.Environment, &server.Tags, &server.Groups,
-				&server.Revision, &server.Change, &server.ChangedAt)
+			server, err := scanServer(row)
 			server.Checks = checks[server.ID]
 			return server, err
 		})
@@ -96,6 +96,35 @@ func (s *Store) LoadCatalog(ctx context.Context) (*Catalog, error) {
 		return nil, fmt.Errorf("load catalog: %w", err)
 	}
 	return loaded, nil
+}
+
+func scanServer(row pgx.CollectableRow) (catalog.Server, error) {
+	var (
+		server                 catalog.Server
+		sealed, hash, previous *string
+		until                  *time.Time
+		metadata               []byte
+	)
+	err := row.Scan(&server.ID, &server.Org, &server.Name, &server.DisplayName, &server.Source, &server.Lifecycle,
+		&server.Region, &server.Environment, &server.Tags, &server.Groups,
+		&server.Revision, &server.Change, &server.ChangedAt,
+		&server.Description, &server.Hostname, &server.Version, &server.APIURL, &metadata,
+		&sealed, &hash, &previous, &until)
+	if err != nil {
+		return catalog.Server{}, err
+	}
+	if len(metadata) > len(`{}`) {
+		if err := json.Unmarshal(metadata, &server.Metadata); err != nil {
+			return catalog.Server{}, fmt.Errorf("read metadata of %s: %w", server.Key(), err)
+		}
+	}
+	if sealed != nil && hash != nil {
+		server.Credential = &catalog.Credential{Sealed: *sealed, Hash: *hash}
+		if previous != nil {
+			server.Credential.Previous, server.Credential.PreviousUntil = *previous, fromNull(until)
+		}
+	}
+	return server, nil
 }
 
 func loadSchedules(ctx context.Context, tx pgx.Tx) (map[string][]catalog.Schedule, error) {

@@ -68,6 +68,16 @@ type serverRow struct {
 	Environment string   `json:"environment"`
 	Tags        []string `json:"tags"`
 	Groups      []string `json:"groups"`
+
+	Description   string          `json:"description"`
+	Hostname      string          `json:"hostname"`
+	Version       string          `json:"version"`
+	APIURL        string          `json:"api_url"`
+	Metadata      json.RawMessage `json:"metadata"`
+	TokenSealed   *string         `json:"token_sealed"`
+	TokenHash     *string         `json:"token_hash"`
+	TokenPrevious *string         `json:"token_previous"`
+	PreviousUntil *time.Time      `json:"previous_until"`
 }
 
 type checkRow struct {
@@ -85,7 +95,7 @@ type checkRow struct {
 }
 
 type applyRowsOf struct {
-	add, change, remove []serverRow
+	add, change, remove serverRows
 	checks              []checkRow
 	gone                []string
 }
@@ -94,7 +104,9 @@ func planRows(plan catalog.Plan) (*applyRowsOf, error) {
 	rows := &applyRowsOf{}
 	for i := range plan.Add {
 		server := &plan.Add[i]
-		rows.add = append(rows.add, newServerRow(server, catalog.Added))
+		if err := rows.add.put(server, catalog.Added); err != nil {
+			return nil, err
+		}
 		for j := range server.Checks {
 			if err := rows.addCheck(server, &server.Checks[j]); err != nil {
 				return nil, err
@@ -104,11 +116,9 @@ func planRows(plan catalog.Plan) (*applyRowsOf, error) {
 	for i := range plan.Change {
 		change := &plan.Change[i]
 		server := &change.Server
-		word := catalog.Changed
-		if change.Lifecycle && server.Lifecycle == catalog.Maintenance {
-			word = catalog.EnteredMaintenance
+		if err := rows.change.put(server, changeWord(change)); err != nil {
+			return nil, err
 		}
-		rows.change = append(rows.change, newServerRow(server, word))
 		rows.gone = append(rows.gone, change.Gone...)
 		for j := range server.Checks {
 			check := &server.Checks[j]
@@ -121,17 +131,48 @@ func planRows(plan catalog.Plan) (*applyRowsOf, error) {
 		}
 	}
 	for i := range plan.Remove {
-		rows.remove = append(rows.remove, newServerRow(&plan.Remove[i], catalog.Removed))
+		if err := rows.remove.put(&plan.Remove[i], catalog.Removed); err != nil {
+			return nil, err
+		}
 	}
 	return rows, nil
 }
 
-func newServerRow(s *catalog.Server, change catalog.Change) serverRow {
-	return serverRow{
+// changeWord is how CatalogChange calls a change.
+func changeWord(change *catalog.ServerChange) catalog.Change {
+	switch {
+	case change.Lifecycle && change.Server.Lifecycle == catalog.Maintenance:
+		return catalog.EnteredMaintenance
+	case change.Credential && !change.Self && len(change.Gone) == 0:
+		return catalog.TokenRotated
+	default:
+		return catalog.Changed
+	}
+}
+
+type serverRows []serverRow
+
+func (r *serverRows) put(s *catalog.Server, change catalog.Change) error {
+	row := serverRow{
 		ID: s.ID, Revision: s.Revision, Org: s.Org, Name: s.Name, ManagedBy: string(s.Source),
 		Lifecycle: string(s.Lifecycle), Change: string(change), DisplayName: s.DisplayName, Region: s.Region,
 		Environment: s.Environment, Tags: append([]string{}, s.Tags...), Groups: append([]string{}, s.Groups...),
+		Description: s.Description, Hostname: s.Hostname, Version: s.Version, APIURL: s.APIURL, Metadata: json.RawMessage(`{}`),
 	}
+	if len(s.Metadata) > 0 {
+		var err error
+		if row.Metadata, err = json.Marshal(s.Metadata); err != nil {
+			return fmt.Errorf("write metadata of %s: %w", s.Key(), err)
+		}
+	}
+	if c := s.Credential; c != nil {
+		row.TokenSealed, row.TokenHash = &c.Sealed, &c.Hash
+		if c.Previous != "" {
+			row.TokenPrevious, row.PreviousUntil = &c.Previous, &c.PreviousUntil
+		}
+	}
+	*r = append(*r, row)
+	return nil
 }
 
 func (r *applyRowsOf) addCheck(server *catalog.Server, check *catalog.Check) error {
@@ -164,7 +205,9 @@ func (r *applyRowsOf) addCheck(server *catalog.Server, check *catalog.Check) err
 }
 
 const serverRecord = `jsonb_to_recordset($1::jsonb) AS x (id uuid, revision bigint, org text, name text, managed_by text,
-    lifecycle text, change text, display_name text, region text, environment text, tags text[], groups text[])`
+    lifecycle text, change text, display_name text, region text, environment text, tags text[], groups text[],
+    description text, hostname text, version text, api_url text, metadata jsonb, token_sealed text, token_hash text,
+    token_previous text, previous_until timestamptz)`
 
 const addOrganizationsSQL = `
 INSERT INTO organizations (slug) SELECT DISTINCT org FROM ` + serverRecord + ` ORDER BY org ON CONFLICT DO NOTHING`
@@ -172,13 +215,18 @@ INSERT INTO organizations (slug) SELECT DISTINCT org FROM ` + serverRecord + ` O
 // A removed server comes back under its id; a living one is somebody else's and stays as it is.
 const addServersSQL = `
 INSERT INTO managed_servers AS t (org, name, managed_by, lifecycle, change, display_name, region, environment, tags,
-    changed_at)
-SELECT org, name, managed_by, lifecycle, change, display_name, region, environment, tags, clock_timestamp()
+    changed_at, description, hostname, version, api_url, metadata, api_token_sealed, api_token_hash, api_token_previous,
+    api_token_previous_until)
+SELECT org, name, managed_by, lifecycle, change, display_name, region, environment, tags, clock_timestamp(),
+    description, hostname, version, api_url, metadata, token_sealed, token_hash, token_previous, previous_until
 FROM ` + serverRecord + ` ORDER BY org, name
 ON CONFLICT (org, name) DO UPDATE SET managed_by = excluded.managed_by, lifecycle = excluded.lifecycle,
     change = excluded.change, display_name = excluded.display_name, region = excluded.region,
     environment = excluded.environment, tags = excluded.tags, changed_at = excluded.changed_at,
-    revision = t.revision + 1, removed_at = NULL, health_status = 'unknown'
+    revision = t.revision + 1, removed_at = NULL, health_status = 'unknown', description = excluded.description,
+    hostname = excluded.hostname, version = excluded.version, api_url = excluded.api_url, metadata = excluded.metadata,
+    api_token_sealed = excluded.api_token_sealed, api_token_hash = excluded.api_token_hash,
+    api_token_previous = excluded.api_token_previous, api_token_previous_until = excluded.api_token_previous_until
 WHERE t.removed_at IS NOT NULL
 RETURNING id::text`
 
@@ -190,12 +238,15 @@ WHERE s.revision = x.revision AND s.removed_at IS NULL ORDER BY s.id FOR NO KEY 
 const changeServersSQL = `
 UPDATE managed_servers s SET lifecycle = x.lifecycle, change = x.change, display_name = x.display_name,
     region = x.region, environment = x.environment, tags = x.tags, changed_at = clock_timestamp(),
-    revision = s.revision + 1
+    revision = s.revision + 1, description = x.description, hostname = x.hostname, version = x.version,
+    api_url = x.api_url, metadata = x.metadata, api_token_sealed = x.token_sealed, api_token_hash = x.token_hash,
+    api_token_previous = x.token_previous, api_token_previous_until = x.previous_until
 FROM ` + serverRecord + ` WHERE s.id = x.id`
 
 const removeServersSQL = `
 UPDATE managed_servers s SET change = 'removed', changed_at = clock_timestamp(), removed_at = clock_timestamp(),
-    revision = s.revision + 1
+    revision = s.revision + 1, api_token_sealed = NULL, api_token_hash = NULL, api_token_previous = NULL,
+    api_token_previous_until = NULL
 FROM ` + serverRecord + ` WHERE s.id = x.id`
 
 const removeChecksSQL = `
@@ -241,20 +292,22 @@ FROM moment, touched t LEFT JOIN last l ON l.check_id = t.id
 WHERE l.check_id IS NULL OR t.interval_ms <> l.interval_ms OR t.interval_ms > 0 AND t.locations <> l.locations`
 
 const addGroupsSQL = `
-INSERT INTO server_groups (org, name) SELECT DISTINCT x.org, g FROM ` + serverRecord + `, unnest(x.groups) AS g
+INSERT INTO server_groups (org, name, managed_by)
+SELECT DISTINCT ON (x.org, g) x.org, g, x.managed_by FROM ` + serverRecord + `, unnest(x.groups) AS g
 ORDER BY x.org, g ON CONFLICT DO NOTHING`
 
+// People put servers of any source into groups; that stays.
 const dropMembersSQL = `
 DELETE FROM server_group_members m USING managed_servers s, ` + serverRecord + `
-WHERE s.org = x.org AND s.name = x.name AND m.server_id = s.id
+WHERE s.org = x.org AND s.name = x.name AND m.server_id = s.id AND (m.managed_by <> 'api' OR s.managed_by = 'api')
   AND NOT EXISTS (SELECT FROM server_groups g WHERE g.id = m.group_id AND g.name = ANY (x.groups))`
 
 const addMembersSQL = `
-INSERT INTO server_group_members (server_id, group_id)
-SELECT s.id, g.id FROM ` + serverRecord + `
+INSERT INTO server_group_members (server_id, group_id, managed_by)
+SELECT s.id, g.id, s.managed_by FROM ` + serverRecord + `
 JOIN managed_servers s ON s.org = x.org AND s.name = x.name
 JOIN server_groups g ON g.org = x.org AND g.name = ANY (x.groups)
-ON CONFLICT DO NOTHING`
+ON CONFLICT (server_id, group_id) DO UPDATE SET managed_by = excluded.managed_by`
 
 func (r *applyRowsOf) apply(ctx context.Context, tx pgx.Tx) error {
 	touched, removed, err := r.applyServers(ctx, tx)
