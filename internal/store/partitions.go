@@ -11,37 +11,50 @@ import (
 const (
 	// MonthsAhead is how many months after the present one always have a partition.
 	MonthsAhead = 2
-	// ResultRetention is how long results are kept; the retention policy of the hypertable says the same.
-	ResultRetention = 400 * 24 * time.Hour
 
 	resultsTable = "server_health_checks"
 	// partitionLock is the advisory lock under which partitions are made.
 	partitionLock = 0x7069636b6574 // "picket"
 )
 
-// Partition is a month of server_health_checks in plain mode.
+// partitioned are the tables that plain mode keeps in months.
+func partitioned() []string {
+	return []string{
+		resultsTable, metricsTable, samplesTable,
+		"server_metrics_5m_stored", "server_metrics_1h_stored", "server_metrics_1d_stored", "system_metrics_hourly_stored",
+	}
+}
+
+// Partition is a month of a table in plain mode.
 type Partition struct {
+	Table    string
 	Name     string // server_health_checks_2026_11
 	From, To time.Time
 	Present  bool
 }
 
-// partitionOf is the month that an instant belongs to, in UTC.
-func partitionOf(at time.Time) Partition {
+// partitionOf is the month of a table that an instant belongs to, in UTC.
+func partitionOf(table string, at time.Time) Partition {
 	at = at.UTC()
 	from := time.Date(at.Year(), at.Month(), 1, 0, 0, 0, 0, time.UTC)
 	return Partition{
-		Name: fmt.Sprintf("%s_%04d_%02d", resultsTable, from.Year(), from.Month()),
-		From: from,
-		To:   from.AddDate(0, 1, 0),
+		Table: table,
+		Name:  fmt.Sprintf("%s_%04d_%02d", table, from.Year(), from.Month()),
+		From:  from,
+		To:    from.AddDate(0, 1, 0),
 	}
 }
 
 // wanted are the months that must be there at an instant.
 func wanted(now time.Time) []Partition {
-	partitions := []Partition{partitionOf(now)}
-	for range MonthsAhead {
-		partitions = append(partitions, partitionOf(partitions[len(partitions)-1].To))
+	var partitions []Partition
+	for _, table := range partitioned() {
+		next := now
+		for range 1 + MonthsAhead {
+			partition := partitionOf(table, next)
+			partitions = append(partitions, partition)
+			next = partition.To
+		}
 	}
 	return partitions
 }
@@ -57,15 +70,15 @@ func (s *Store) Partitions(ctx context.Context, now time.Time) ([]Partition, err
 	}
 	partitions := wanted(now)
 	for i := range partitions {
-		if partitions[i].Present, err = attached(ctx, s.pool, partitions[i].Name); err != nil {
+		if partitions[i].Present, err = attached(ctx, s.pool, partitions[i]); err != nil {
 			return nil, err
 		}
 	}
 	return partitions, nil
 }
 
-// EnsurePartitions makes the months that [Store.Partitions] wants and does not find, and drops those that ended longer
-// ago than [ResultRetention]. Processes that call it at once take turns.
+// EnsurePartitions makes the months that [Store.Partitions] wants and does not find. Processes that call it at once take
+// turns.
 func (s *Store) EnsurePartitions(ctx context.Context, now time.Time) error {
 	partitions, err := s.Partitions(ctx, now)
 	if err != nil {
@@ -75,55 +88,6 @@ func (s *Store) EnsurePartitions(ctx context.Context, now time.Time) error {
 		if partition.Present {
 			continue
 		}
-		if err := s.makePartition(ctx, partition); err != nil {
-			return err
-		}
-	}
-	if len(partitions) == 0 {
-		return nil // TimescaleDB's own policy does the rest
-	}
-	return s.dropExpired(ctx, now.Add(-ResultRetention))
-}
-
-// dropExpired drops the months that ended before an instant. Tables that do not have our names are not ours.
-func (s *Store) dropExpired(ctx context.Context, before time.Time) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*TxTimeout)
-	defer cancel()
-	rows, err := s.pool.Query(ctx, `SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = to_regclass($1)`, resultsTable)
-	if err != nil {
-		return fmt.Errorf("list partitions: %w", err)
-	}
-	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return fmt.Errorf("list partitions: %w", err)
-	}
-	for _, name := range names {
-		month, err := time.Parse(resultsTable+"_2006_01", name)
-		if err != nil || partitionOf(month).To.After(before) {
-			continue
-		}
-		err = s.underPartitionLock(ctx, func(ctx context.Context, tx pgx.Tx) error {
-			_, err := tx.Exec(ctx, `DROP TABLE IF EXISTS `+pgx.Identifier{name}.Sanitize())
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("drop partition %s: %w", name, err)
-		}
-		s.log.InfoContext(ctx, "results older than their retention dropped", "partition", name)
-	}
-	return nil
-}
-
-// ensurePartitionsOf makes the months of the rows, which may be past ones. What may be in a row is bounded by the
-// contract of results, and so is what is made here.
-func (s *Store) ensurePartitionsOf(ctx context.Context, batch []batchRow) error {
-	made := map[string]bool{}
-	for i := range batch {
-		partition := partitionOf(batch[i].ScheduledAt)
-		if made[partition.Name] {
-			continue
-		}
-		made[partition.Name] = true
 		if err := s.makePartition(ctx, partition); err != nil {
 			return err
 		}
@@ -157,19 +121,19 @@ func (s *Store) underPartitionLock(ctx context.Context, change func(ctx context.
 }
 
 func createPartition(ctx context.Context, tx pgx.Tx, p Partition) error {
-	there, err := attached(ctx, tx, p.Name)
+	there, err := attached(ctx, tx, p)
 	if err != nil || there {
 		return err
 	}
 	name := pgx.Identifier{p.Name}.Sanitize()
 	// A table of the name that is not attached is left over from a detach by hand: its rows are shown again.
 	_, err = tx.Exec(ctx, fmt.Sprintf(`CREATE TABLE IF NOT EXISTS %s (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)`,
-		name, resultsTable))
+		name, p.Table))
 	if err != nil {
 		return err
 	}
 	_, err = tx.Exec(ctx, fmt.Sprintf(`ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM ('%s') TO ('%s')`,
-		resultsTable, name, p.From.Format(time.RFC3339), p.To.Format(time.RFC3339)))
+		p.Table, name, p.From.Format(time.RFC3339), p.To.Format(time.RFC3339)))
 	return err
 }
 
@@ -179,12 +143,12 @@ type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
-func attached(ctx context.Context, q querier, partition string) (bool, error) {
+func attached(ctx context.Context, q querier, p Partition) (bool, error) {
 	var there bool
 	err := q.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_inherits WHERE inhparent = to_regclass($1) AND inhrelid = to_regclass($2))`,
-		resultsTable, partition).Scan(&there)
+		p.Table, p.Name).Scan(&there)
 	if err != nil {
-		return false, fmt.Errorf("look for partition %s: %w", partition, err)
+		return false, fmt.Errorf("look for partition %s: %w", p.Name, err)
 	}
 	return there, nil
 }

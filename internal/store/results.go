@@ -42,6 +42,8 @@ type Result struct {
 	CertificateNotAfter time.Time // zero: none shown
 	ConnectionReused    bool
 	Details             []byte // one JSON value; nil: none
+	// Samples go into system_metrics in the transaction of the row.
+	Samples []Sample
 
 	// StreamEpoch and StreamSeq say where in the event stream it came: creation of the stream (Unix nanoseconds), and
 	// sequence.
@@ -50,38 +52,26 @@ type Result struct {
 	Org, Server, Check, Kind string
 }
 
-// Refused is a row that the database will never take.
-type Refused struct {
-	// Row is its index in what was given to Write.
-	Row int
-	Err error
-}
-
-// Written says what became of a batch.
-type Written struct {
-	// Rows were inserted or took the place of a missed marker.
-	Rows int
-	// Duplicates were there already, in the database or earlier in the batch.
-	Duplicates int
-	// Refused rows are in nobody's way but must not be forgotten.
-	Refused []Refused
-}
-
-// retries bounds the attempts at one batch: conflicts, deadlocks and missing partitions are cured by another one.
-const retries = 5
-
 // ResultWriter writes batches of results and keeps check_states beside them. Write must not be called concurrently;
 // Flush may run beside it. Any number of writers, in any number of processes, may work on one database.
 type ResultWriter struct {
 	store   *Store
 	states  states
 	encoder copyEncoder
+	batches batchWriter[batchRow]
 }
 
 // NewResultWriter makes a writer that knows no states yet: each check's first result is a change to it until
 // [ResultWriter.LoadStates] was called.
 func (s *Store) NewResultWriter() *ResultWriter {
-	return &ResultWriter{store: s, states: newStates()}
+	w := &ResultWriter{store: s, states: newStates()}
+	w.batches = batchWriter[batchRow]{
+		store: s, tables: []string{resultsTable, samplesTable},
+		at:    func(row *batchRow) time.Time { return row.ScheduledAt },
+		index: func(row *batchRow) int { return row.index },
+		try:   w.try,
+	}
+	return w
 }
 
 // batchRow is a row and where it stood in the caller's batch, with its check's id as two numbers: sorting is the largest
@@ -136,7 +126,7 @@ func (w *ResultWriter) Write(ctx context.Context, rows []Result, redelivered boo
 		return written, nil
 	}
 	written.Duplicates = len(rows) - len(foreign) - len(batch)
-	err := w.write(ctx, batch, redelivered, &written)
+	err := w.batches.write(ctx, batch, redelivered, &written)
 	return written, err
 }
 
@@ -189,68 +179,45 @@ func merge(first, second batchRow) batchRow {
 	return newBatchRow(&row, kept.index)
 }
 
-func (w *ResultWriter) write(ctx context.Context, batch []batchRow, conflicts bool, written *Written) error {
-	for attempt := 1; ; attempt++ {
-		folded := w.states.fold(batch)
-		rows, err := w.try(ctx, batch, folded, conflicts)
-		if err == nil {
-			written.Rows += rows
-			written.Duplicates += len(batch) - rows
-			w.states.commit(folded)
-			return nil
-		}
-		class := Classify(err)
-		switch {
-		case errors.Is(err, ErrUnknownOutcome), class == Conflict:
-			conflicts = true
-		case class == NoPartition:
-			if err := w.store.ensurePartitionsOf(ctx, batch); err != nil {
-				return err
-			}
-		case class == Data:
-			return w.bisect(ctx, batch, conflicts, err, written)
-		case class != Retry:
-			return err
-		}
-		if attempt == retries {
-			return err
-		}
+// try is one transaction: the rows, their samples, and the states whose status they change.
+func (w *ResultWriter) try(ctx context.Context, batch []batchRow, conflicts bool) (rows, samples int, err error) {
+	mode, err := w.store.Mode(ctx)
+	if err != nil {
+		return 0, 0, err
 	}
-}
-
-// bisect finds the rows that the database refuses, each in a transaction of few others, and writes the rest.
-func (w *ResultWriter) bisect(ctx context.Context, batch []batchRow, conflicts bool, err error, written *Written) error {
-	if len(batch) == 1 {
-		written.Refused = append(written.Refused, Refused{Row: batch[0].index, Err: err})
-		return nil
-	}
-	half := len(batch) / 2
-	if err := w.write(ctx, batch[:half], conflicts, written); err != nil {
-		return err
-	}
-	return w.write(ctx, batch[half:], conflicts, written)
-}
-
-// try is one transaction: the rows, and the states whose status they change.
-func (w *ResultWriter) try(ctx context.Context, batch []batchRow, folded []foldedState, conflicts bool) (rows int, err error) {
+	folded := w.states.fold(batch)
 	changed := make([]*stateRow, 0, 16)
 	for i := range folded {
 		if folded[i].changed {
 			changed = append(changed, &folded[i].row)
 		}
 	}
+	var figures []*Sample
+	for i := range batch {
+		for j := range batch[i].Samples {
+			figures = append(figures, &batch[i].Samples[j])
+		}
+	}
 	err = InTx(ctx, w.store, 0, func(ctx context.Context, tx pgx.Tx) error {
 		if conflicts {
 			rows, err = upsertResults(ctx, tx, batch)
 		} else {
-			rows, err = w.encoder.copyResults(ctx, tx, batch)
+			rows, err = w.encoder.copyRows(ctx, tx, copyResultsSQL, len(batch), func(b []byte, i int) []byte {
+				return appendResult(b, batch[i].Result)
+			})
 		}
 		if err != nil {
+			return fmt.Errorf("results: %w", err)
+		}
+		if samples, err = writeSamples(ctx, tx, &w.encoder, figures, conflicts, mode); err != nil {
 			return err
 		}
 		return upsertStates(ctx, tx, changed)
 	})
-	return rows, err
+	if err == nil {
+		w.states.commit(folded)
+	}
+	return rows, samples, err
 }
 
 const upsertResultsSQL = `

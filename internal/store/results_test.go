@@ -233,7 +233,13 @@ func TestEnsurePartitions(t *testing.T) {
 			t.Errorf("%s is there already", p.Name)
 		}
 	}
-	want := []string{"server_health_checks_2026_11", "server_health_checks_2026_12", "server_health_checks_2027_01"}
+	var want []string
+	for _, table := range []string{
+		"server_health_checks", "server_metrics_aggregated", "system_metrics",
+		"server_metrics_5m_stored", "server_metrics_1h_stored", "server_metrics_1d_stored", "system_metrics_hourly_stored",
+	} {
+		want = append(want, table+"_2026_11", table+"_2026_12", table+"_2027_01")
+	}
 	if !slices.Equal(names, want) {
 		t.Fatalf("partitions %v, want %v", names, want)
 	}
@@ -263,26 +269,6 @@ func TestEnsurePartitions(t *testing.T) {
 		if !p.Present {
 			t.Errorf("%s is missing", p.Name)
 		}
-	}
-}
-
-func TestExpiredPartitionsGo(t *testing.T) {
-	t.Parallel()
-	s := newPlainStore(t)
-	w := s.NewResultWriter()
-	now := time.Date(2026, 11, 20, 0, 0, 0, 0, time.UTC)
-	// 400 days before lies in October 2025.
-	write(t, w, ticks(5, time.Date(2025, 9, 30, 23, 0, 0, 0, time.UTC)))
-	write(t, w, ticks(5, time.Date(2025, 10, 1, 1, 0, 0, 0, time.UTC)))
-	exec(t, s, `CREATE TABLE server_health_checks_2020_01_kept AS SELECT * FROM server_health_checks`)
-	if err := s.EnsurePartitions(t.Context(), now); err != nil {
-		t.Fatal(err)
-	}
-	if n := count(t, s); n != 5 {
-		t.Errorf("%d rows, want the 5 of October", n)
-	}
-	if n := query[int](t, s, `SELECT count(*) FROM server_health_checks_2020_01_kept`); n != 10 {
-		t.Errorf("a table that is no partition has %d rows, want 10", n)
 	}
 }
 

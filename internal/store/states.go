@@ -78,6 +78,14 @@ func (s *states) foreign(rows []Result) []int {
 	return foreign
 }
 
+// isForeign says of one check what foreign says of rows.
+func (s *states) isForeign(key stateKey, org string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known, ok := s.known[key]
+	return ok && known.org != org
+}
+
 // foldedState is one row after a batch.
 type foldedState struct {
 	row     stateRow

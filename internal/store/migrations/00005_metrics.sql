@@ -264,6 +264,8 @@ SELECT DISTINCT ON (metric_name, service, series) time, org, metric_name, servic
 FROM system_metrics WHERE time > now() - interval '15 minutes'
 ORDER BY metric_name, service, series, time DESC;
 
+CREATE INDEX system_alerts_closed ON system_alerts (closed_at) WHERE state = 'closed'; -- they expire
+
 -- How far a consumer has stored its stream, for gaps after a restart.
 CREATE TABLE stream_positions (
     stream       text COLLATE "C" NOT NULL,
