@@ -40,6 +40,7 @@ const (
 	ReasonResources     = "resources"      // no memory, buffer or local port left
 	ReasonNoPermission  = "no_permission"  // the kernel forbids us to connect
 	ReasonInvalidTarget = "invalid_target" // the address cannot be dialled at all
+	ReasonCredential    = "credential"     // what is to be presented cannot be opened
 	ReasonOwnFault      = "own_fault"      // any other, marked by ErrOwnFault
 
 	// Degraded or critical: an answer came and is not as it should be.

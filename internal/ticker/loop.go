@@ -144,6 +144,7 @@ func (k *Ticker) beat() {
 	if k.conn.Connected() {
 		k.reporter.markDropped()
 	}
+	k.reportCycles()
 }
 
 // sendBeats sends the loop's heartbeats until ctx ends.

@@ -11,8 +11,8 @@ import (
 // and a tick that both run is one result.
 const joinOverlapMS = 500
 
-// put takes in a check, or a new definition of one. A revision that is not newer
-// than the known one is ignored.
+// put takes in a check, or a new definition of one. A revision older than the
+// known one is ignored; the same one may come with another credential.
 func (s *scheduler) put(t *target) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -22,7 +22,8 @@ func (s *scheduler) put(t *target) {
 	case c == nil:
 		c = &check{target: t, host: s.hostFor(t), decidedMS: s.knownSince(t, now)}
 		s.checks[t.id] = c
-	case t.revision <= c.target.revision:
+		s.indexServer(c)
+	case t.revision < c.target.revision:
 		return
 	default:
 		s.redefine(c, t, now)
@@ -61,7 +62,9 @@ func (s *scheduler) redefine(c *check, t *target, nowMS int64) {
 		s.leaveHost(c.host)
 		c.host = s.hostFor(t)
 	}
+	s.unindexServer(c)
 	c.target = t
+	s.indexServer(c)
 	if c.waitingMS != 0 && !c.running {
 		s.enqueue(c)
 	}
@@ -82,9 +85,10 @@ func (s *scheduler) removeLocked(c *check, nowMS int64) {
 	s.drop(c, nowMS)
 	s.dequeue(c, nowMS)
 	if c.waitingMS != 0 {
-		s.opts.Miss(c.target, single(c.waitingMS, c.waitingRevision), causeRemoved)
-		c.waitingMS = 0
+		s.giveUp(c, causeRemoved)
 	}
+	s.forgetSkipped(c)
+	s.unindexServer(c)
 	s.leaveHost(c.host)
 	delete(s.checks, c.target.id)
 }
@@ -366,8 +370,7 @@ func (s *scheduler) abandon() {
 	for _, c := range s.checks {
 		s.dequeue(c, now)
 		if c.waitingMS != 0 {
-			s.opts.Miss(c.target, single(c.waitingMS, c.waitingRevision), causeStopped)
-			c.waitingMS = 0
+			s.giveUp(c, causeStopped)
 		}
 	}
 }

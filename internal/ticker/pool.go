@@ -12,6 +12,7 @@ type job struct {
 	host   *host // where it holds a place; nil when hosts are not bounded
 	// atMS is the tick, revision what made it due, startMS when it was started.
 	atMS, revision, startMS int64
+	again                   bool // it has a marker already
 }
 
 // pool keeps the goroutines that probe. They are used again, the one that rested

@@ -1,8 +1,11 @@
 package ticker
 
 import (
+	"log/slog"
 	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -26,6 +29,9 @@ type reporter struct {
 	stats    *statistics
 	metrics  *metrics
 	out      publisher
+	log      *slog.Logger
+
+	unexplained atomic.Int64 // lost messages that leave no gap
 
 	mu sync.Mutex
 	// lost are the ticks whose results were dropped, by check.
@@ -42,25 +48,38 @@ func identity(checkID, location string, atMS int64) string {
 	return string(strconv.AppendInt(b, atMS, 10))
 }
 
-// result completes and publishes what came of a run.
-func (r *reporter) result(t *target, atMS, revision int64, started time.Time, outcome Outcome) {
-	result := outcome.Result
-	r.complete(t, atMS, revision, result)
+// result completes and publishes what came of a tick. One that was skipped before
+// has been settled by its marker.
+func (r *reporter) result(j job, started time.Time, outcome Outcome) {
+	t, result := j.target, outcome.Result
+	r.complete(t, j.atMS, j.revision, result)
 	// By the clock that all share: the Runner knows only the host's.
 	result.StartedAt = timestamppb.New(started)
-	r.stats.ran(result.GetStatus())
+	r.stats.ran(t, j.atMS, result.GetStatus())
 	r.metrics.ran(result)
-	id := identity(t.id, t.location, atMS)
+	r.send(t, j.atMS, !j.again, outcome)
+}
+
+// send publishes a result that is complete, and what goes with it before it.
+func (r *reporter) send(t *target, atMS int64, settles bool, outcome Outcome) {
+	result := outcome.Result
+	id, started := identity(t.id, t.location, atMS), result.GetStartedAt().AsTime()
 	for _, m := range outcome.Messages {
 		if batch, ok := m.Payload.(*picketv1.MetricBatch); ok {
 			m = metricMessage(t, result, batch, id)
 		}
+		m.Trace = outcome.trace
 		r.ledger.accompany(func() { r.out.Enqueue(m) })
 	}
-	r.enqueue(atMS, bus.Message{
+	m := bus.Message{
 		Subject: bus.ProbeSubject(t.org, result.GetStatus(), t.location, t.server, t.name),
-		ID:      id, Time: started, Payload: result,
-	})
+		ID:      id, Time: started, Payload: result, Trace: outcome.trace,
+	}
+	if settles {
+		r.enqueue(atMS, m)
+		return
+	}
+	r.ledger.accompany(func() { r.out.Enqueue(m) })
 }
 
 // metricMessage completes the figures of a run: they have the identity of its result.
@@ -73,9 +92,18 @@ func metricMessage(t *target, of *picketv1.ProbeResult, batch *picketv1.MetricBa
 	}
 }
 
-// miss publishes one marker for ticks that nobody looked at. It has no
-// started_at, by which it differs from every look.
+// miss publishes one marker for ticks that nobody looked at.
 func (r *reporter) miss(t *target, span tick.Span, cause string) {
+	r.stats.missed(t, span)
+	r.unseen(t, span, cause)
+}
+
+// skipped publishes one for ticks that nobody was to look at. To the statistics
+// they were not due.
+func (r *reporter) skipped(t *target, span tick.Span, cause string) { r.unseen(t, span, cause) }
+
+// unseen makes a marker. It has no started_at, by which it differs from every look.
+func (r *reporter) unseen(t *target, span tick.Span, cause string) {
 	marker := &picketv1.ProbeResult{
 		Status: picketv1.Status_STATUS_UNKNOWN, Reason: cause, Message: sentence(cause),
 	}
@@ -83,7 +111,6 @@ func (r *reporter) miss(t *target, span tick.Span, cause string) {
 	if span.LastMS > span.FirstMS {
 		marker.MissedUntil = timestamppb.New(time.UnixMilli(span.LastMS))
 	}
-	r.stats.missed(span.Count)
 	r.metrics.missed.WithLabelValues(cause).Add(float64(span.Count))
 	r.mark(marker)
 }
@@ -114,11 +141,22 @@ func (r *reporter) enqueue(atMS int64, m bus.Message) {
 	r.ledger.queue(atMS, func() { r.out.Enqueue(m) })
 }
 
+// acknowledged counts a message that the stream has taken.
+func (r *reporter) acknowledged(m bus.Message) {
+	r.metrics.published(m)
+	if batch, ok := m.Payload.(*picketv1.MetricBatch); ok {
+		r.stats.samples.Add(int64(len(batch.GetValues()) + len(batch.GetSamples())))
+	}
+}
+
 // dropped remembers a message that the publisher gave up. The oldest go first,
-// so that what is lost of a check is one span.
+// so that what is lost of a check is one span. Figures go with their result or,
+// if only they are lost, are said to be; a look that somebody asked for was no tick.
 func (r *reporter) dropped(m bus.Message, _ error) {
+	r.metrics.failed(m)
 	result, ok := m.Payload.(*picketv1.ProbeResult)
-	if !ok {
+	if !ok || result.GetOnDemand() {
+		r.unexplained.Add(1)
 		return
 	}
 	until := result.GetScheduledAt()
@@ -154,6 +192,9 @@ func (r *reporter) markDropped() {
 		r.lost = map[string]*picketv1.ProbeResult{}
 	}
 	r.mu.Unlock()
+	if n := r.unexplained.Swap(0); n > 0 {
+		r.log.Warn("messages lost that are nobody's tick", "messages", n)
+	}
 	for _, gap := range lost {
 		at, until := gap.GetScheduledAt().AsTime(), gap.GetMissedUntil().AsTime()
 		if !until.After(at) {
@@ -180,7 +221,9 @@ func sentence(cause string) string {
 		return "not looked at: the prober stopped"
 	case causeRemoved:
 		return "not looked at: the check was removed"
-	default:
+	case causeOverload:
 		return "not looked at in time: more was due than could run"
+	default:
+		return "not looked at: skipped (" + strings.ReplaceAll(strings.TrimPrefix(cause, causeSkipped), "_", " ") + ")"
 	}
 }

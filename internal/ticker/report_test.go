@@ -2,6 +2,7 @@ package ticker
 
 import (
 	"errors"
+	"log/slog"
 	"strconv"
 	"testing"
 	"time"
@@ -30,8 +31,8 @@ func newReporter(t *testing.T) (*reporter, *outbox) {
 		t.Fatal(err)
 	}
 	return &reporter{
-		instance: "a", ledger: newLedger(), stats: newStatistics(time.Second, func() int64 { return simEpochMS }),
-		metrics: m, out: out, lost: map[string]*picketv1.ProbeResult{},
+		instance: "a", ledger: newLedger(), stats: newStatistics(time.Second, HealthChecks, func() int64 { return simEpochMS }),
+		metrics: m, out: out, log: slog.New(slog.DiscardHandler), lost: map[string]*picketv1.ProbeResult{},
 	}, out
 }
 
@@ -74,9 +75,9 @@ func TestDroppedResultsBecomeGaps(t *testing.T) {
 	r, out := newReporter(t)
 	one, two := simTarget(1, 10_000, 9_000, 0), simTarget(2, 10_000, 9_000, 0)
 	for i := range int64(3) {
-		r.result(one, simEpochMS+i*10_000, 1, time.UnixMilli(simEpochMS), Outcome{Result: &picketv1.ProbeResult{Status: picketv1.Status_STATUS_HEALTHY}})
+		r.result(job{target: one, atMS: simEpochMS + i*10_000, revision: 1}, time.UnixMilli(simEpochMS), Outcome{Result: &picketv1.ProbeResult{Status: picketv1.Status_STATUS_HEALTHY}})
 	}
-	r.result(two, simEpochMS+5_000, 1, time.UnixMilli(simEpochMS), Outcome{Result: &picketv1.ProbeResult{Status: picketv1.Status_STATUS_CRITICAL}})
+	r.result(job{target: two, atMS: simEpochMS + 5_000, revision: 1}, time.UnixMilli(simEpochMS), Outcome{Result: &picketv1.ProbeResult{Status: picketv1.Status_STATUS_CRITICAL}})
 	r.miss(one, tick.Span{FirstMS: simEpochMS + 30_000, LastMS: simEpochMS + 50_000, Revision: 1, Count: 3}, causeOverload)
 	dropped := out.messages
 	out.messages = nil
@@ -155,14 +156,14 @@ func TestLedger(t *testing.T) {
 func TestStatisticsOfACycle(t *testing.T) {
 	t.Parallel()
 	now := int64(simEpochMS) // a multiple of the interval
-	st := newStatistics(10*time.Second, func() int64 { return now })
+	st := newStatistics(10*time.Second, HealthChecks, func() int64 { return now })
 	busy := func(at int64, b bool) { now = simEpochMS + at; st.setBusy(b) }
 	busy(1_000, true)
 	busy(3_000, false)
 	busy(9_000, true)
 	busy(12_000, false)
-	st.ran(picketv1.Status_STATUS_DEGRADED)
-	st.ran(picketv1.Status_STATUS_UNREACHABLE)
+	st.ran(simTarget(1, 10_000, 0, 0), simEpochMS+1_000, picketv1.Status_STATUS_DEGRADED)
+	st.ran(simTarget(2, 10_000, 0, 0), simEpochMS+9_000, picketv1.Status_STATUS_UNREACHABLE)
 	var status picketv1.WorkerStatus
 	now = simEpochMS + 13_000
 	st.fill(&status, now, simEpochMS+9_998)

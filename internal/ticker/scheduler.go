@@ -20,6 +20,7 @@ const (
 	causeDropped   = "missed_dropped"   // looked at, but the result was lost while NATS was away
 	causeStopped   = "missed_stopped"   // this process stopped before it had looked
 	causeRemoved   = "missed_removed"   // the check was removed while its tick waited
+	causeSkipped   = "missed_"          // the service wanted it skipped, for the reason that follows
 )
 
 const (
@@ -55,8 +56,13 @@ type check struct {
 
 	// The tick that is due and waits for its turn; one at most.
 	waitingMS, waitingRevision int64 // 0: none
+	waitingAgain               bool  // it has a marker already, because it was skipped
 	queue                      *queue
 	index                      int
+
+	// The tick that was skipped, until the next is due, and when it is made up for.
+	skippedMS, skippedRevision int64 // 0: none
+	nudge                      tick.Timer
 
 	running   bool
 	startedMS int64 // the last start; 0: never looked at
@@ -68,11 +74,11 @@ type check struct {
 }
 
 // event is what the wheel holds: a check that is due, one whose overdue tick may
-// go, or a host that opens again.
+// go or whose skipped tick is made up for, or a host that opens again.
 type event struct {
-	check   *check
-	host    *host
-	overdue bool
+	check          *check
+	host           *host
+	overdue, nudge bool
 }
 
 // starter begins jobs; the pool is one.
@@ -95,6 +101,10 @@ type schedulerOptions struct {
 	Due func(atMS int64)
 	// Miss reports ticks that nobody looked at. Neither may block or call the scheduler.
 	Miss func(t *target, span tick.Span, cause string)
+	// Skip says that a server is to be left alone now, and why; nil: never. Skipped
+	// reports the ticks. Neither may block or call the scheduler.
+	Skip    func(org, server string) (reason string, skip bool)
+	Skipped func(t *target, span tick.Span, cause string)
 	// Busy is told when the number of probes in flight leaves zero or returns to it.
 	Busy func(busy bool)
 	// Lag is told how late a tick was started.
@@ -114,6 +124,7 @@ type scheduler struct {
 	late    []overdue
 	checks  map[string]*check
 	hosts   map[string]*host
+	servers map[serverName][]*check // when any may be skipped
 	ready   queue
 	held    int // checks that wait for their host
 	running int
@@ -141,11 +152,12 @@ type overdue struct {
 
 func newScheduler(opts schedulerOptions) *scheduler {
 	return &scheduler{
-		opts:   opts,
-		wheel:  tick.NewWheel[event](opts.NowMS()),
-		checks: map[string]*check{},
-		hosts:  map[string]*host{},
-		givers: map[string]int64{},
+		opts:    opts,
+		wheel:   tick.NewWheel[event](opts.NowMS()),
+		checks:  map[string]*check{},
+		hosts:   map[string]*host{},
+		servers: map[serverName][]*check{},
+		givers:  map[string]int64{},
 	}
 }
 
@@ -178,6 +190,8 @@ func (s *scheduler) advanceLocked(nowMS int64, cause string) {
 			s.reopenHost(e.host)
 		case e.overdue:
 			s.releaseOverdue(e.check, nowMS)
+		case e.nudge:
+			s.makeUp(e.check, nowMS)
 		default:
 			e.check.timer = tick.Timer{}
 			s.decide(e.check, nowMS, cause)
@@ -249,17 +263,25 @@ func (s *scheduler) missOverdue(c *check) {
 	c.overdueMS = 0
 }
 
-// want makes a tick wait for its turn. One that still waits from before could
+// wait makes a tick wait for its turn. One that still waits from before could
 // not run in time.
-func (s *scheduler) want(c *check, atMS, revision int64) {
-	waited, waitedRevision := c.waitingMS, c.waitingRevision
-	c.waitingMS, c.waitingRevision = atMS, revision
-	switch {
-	case waited != 0:
-		s.opts.Miss(c.target, single(waited, waitedRevision), causeOverload)
-	case !c.running:
+func (s *scheduler) wait(c *check, atMS, revision int64, again bool) {
+	waited := c.waitingMS != 0
+	if waited {
+		s.giveUp(c, causeOverload)
+	}
+	c.waitingMS, c.waitingRevision, c.waitingAgain = atMS, revision, again
+	if !waited && !c.running {
 		s.enqueue(c)
 	}
+}
+
+// giveUp reports the tick that waits as missed, unless that has been done.
+func (s *scheduler) giveUp(c *check, cause string) {
+	if !c.waitingAgain {
+		s.opts.Miss(c.target, single(c.waitingMS, c.waitingRevision), cause)
+	}
+	c.waitingMS, c.waitingAgain = 0, false
 }
 
 // miss reports ticks that were never wanted.
@@ -289,8 +311,10 @@ func (s *scheduler) limit() int {
 func (s *scheduler) dispatch(nowMS int64) {
 	for len(s.ready) > 0 && s.running < s.limit() {
 		c := s.ready.take()
-		j := job{check: c, target: c.target, host: c.host, atMS: c.waitingMS, revision: c.waitingRevision, startMS: nowMS}
-		c.waitingMS, c.running, c.startedMS = 0, true, nowMS
+		j := job{
+			check: c, target: c.target, host: c.host, atMS: c.waitingMS, revision: c.waitingRevision, again: c.waitingAgain, startMS: nowMS,
+		}
+		c.waitingMS, c.waitingAgain, c.running, c.startedMS = 0, false, true, nowMS
 		if s.running++; s.running == 1 {
 			s.opts.Busy(true)
 		}
@@ -315,6 +339,28 @@ func (s *scheduler) finish(j job, w *worker) {
 		s.enqueue(c)
 	}
 	s.dispatch(now)
+}
+
+// target returns the definition of a check, nil when there is none.
+func (s *scheduler) target(checkID string) *target {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.checks[checkID]; c != nil {
+		return c.target
+	}
+	return nil
+}
+
+// ownedTargets appends the definitions of the checks that this process owns.
+func (s *scheduler) ownedTargets(to []*target) []*target {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.checks {
+		if c.owned {
+			to = append(to, c.target)
+		}
+	}
+	return to
 }
 
 // figures are what the heartbeat and the metrics say.

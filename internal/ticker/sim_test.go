@@ -107,7 +107,7 @@ func (s *sim) start(name string, opts schedulerOptions) *simReplica {
 	}
 	opts.Self, opts.NowMS, opts.Starter = name, r.nowMS, r
 	opts.MaxInFlight = cmp.Or(opts.MaxInFlight, 1000)
-	opts.Due, opts.Miss = r.ledger.add, r.miss
+	opts.Due, opts.Miss, opts.Skipped = r.ledger.add, r.miss, r.miss
 	opts.Busy, opts.Lag, opts.Wake = func(bool) {}, func(time.Duration) {}, func() { r.wakeAt = s.mono }
 	r.sched = newScheduler(opts)
 	r.engine = &engine{replicas: r.reps, sched: r.sched, nowMS: r.nowMS, beat: r.beat, log: slog.New(slog.DiscardHandler)}
@@ -166,6 +166,12 @@ func (r *simReplica) publish(atMS int64, deliver func()) {
 	r.flush()
 }
 
+// publishAgain does so with what its marker has settled.
+func (r *simReplica) publishAgain(deliver func()) {
+	r.ledger.accompany(func() { r.unsent = append(r.unsent, deliver) })
+	r.flush()
+}
+
 func (r *simReplica) flush() {
 	if r.sim.down {
 		return
@@ -186,7 +192,7 @@ func (r *simReplica) miss(t *target, span tick.Span, cause string) {
 
 func (r *simReplica) done(j simJob) {
 	t, s := j.job.target, r.sim
-	r.publish(j.job.atMS, func() {
+	deliver := func() {
 		if s.ran[t.id] == nil {
 			s.ran[t.id] = map[int64]simRun{}
 		}
@@ -195,7 +201,12 @@ func (r *simReplica) done(j simJob) {
 			run.by, run.startMS = r.name, j.job.startMS
 		}
 		s.ran[t.id][j.job.atMS] = run
-	})
+	}
+	if j.job.again {
+		r.publishAgain(deliver)
+	} else {
+		r.publish(j.job.atMS, deliver)
+	}
 	r.sched.finish(j.job, nil)
 }
 

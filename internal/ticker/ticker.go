@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/picketd/picket/internal/bus"
@@ -62,6 +64,8 @@ type Outcome struct {
 	// MetricBatch the ticker sets subject, ID, time and whose it is; others are
 	// published as they are.
 	Messages []bus.Message
+
+	trace trace.SpanContext
 }
 
 // Runner runs one check, as it was defined when the Runner was built.
@@ -84,6 +88,10 @@ type Options struct {
 	// check that it refuses is due all the same, and its results are unknown with
 	// the error as message; see Unable for another reason. Required.
 	Build func(check *picketv1.ScheduledCheck) (Runner, error)
+	// Skip says that the checks of a server are not to be run now, and the reason in
+	// a word. Their ticks become markers with the reason missed_<word>; see Nudge.
+	// It is asked at every tick, and must not block or call the Ticker. Nil: never.
+	Skip  func(org, server string) (reason string, skip bool)
 	Words Words
 }
 
@@ -110,6 +118,13 @@ type Ticker struct {
 	beats chan *picketv1.WorkerStatus
 	keys  map[string]known // by key of the catalog; only the watch uses it
 
+	cycles chan span     // that begin
+	joined chan struct{} // closed when this process is one of the replicas
+	asked  asked
+	tracer trace.Tracer
+
+	// runs is the context of everything that is run; it outlives the ticking.
+	runs     context.Context
 	stopRuns context.CancelFunc
 }
 
@@ -134,25 +149,29 @@ func New(opts Options) (*Ticker, error) {
 		wake:     make(chan struct{}, 1),
 		beats:    make(chan *picketv1.WorkerStatus, 1),
 		keys:     map[string]known{},
+		cycles:   make(chan span, 1),
+		joined:   make(chan struct{}),
+		asked:    asked{checks: map[string]struct{}{}},
+		tracer:   opts.Kit.Trace(),
 	}
 	k.clock = tick.NewClock(start, k.mono)
-	k.stats = newStatistics(cfg.CycleInterval, k.clock.NowMS)
+	k.stats = newStatistics(cfg.CycleInterval, opts.Words, k.clock.NowMS)
 	k.reporter = &reporter{
-		instance: opts.Kit.Instance, ledger: k.ledger, stats: k.stats, lost: map[string]*picketv1.ProbeResult{},
+		instance: opts.Kit.Instance, ledger: k.ledger, stats: k.stats, log: k.log, lost: map[string]*picketv1.ProbeResult{},
 	}
 	k.publisher = bus.NewPublisher(opts.Conn, bus.PublisherOptions{
-		MaxBytes: cfg.QueueBytes, OnDrop: k.reporter.dropped, Log: k.log,
+		MaxBytes: cfg.QueueBytes, OnDrop: k.reporter.dropped, OnAck: k.reporter.acknowledged, Log: k.log,
 	})
 	k.reporter.out = k.publisher
 	// What was in flight when a stop began may end; the runs' context is its own.
-	var ctx context.Context
-	ctx, k.stopRuns = context.WithCancel(context.Background())
-	k.workers = newPool(ctx, k.look)
+	k.runs, k.stopRuns = context.WithCancel(context.Background())
+	k.workers = newPool(k.runs, k.look)
 	k.sched = newScheduler(schedulerOptions{
 		Self: opts.Kit.Instance, MaxInFlight: cfg.MaxInFlight,
 		HostBatchSize: cfg.HostBatchSize, HostBatchDelay: cfg.HostBatchDelay,
 		NowMS: k.clock.NowMS, Starter: k.workers,
 		Due: k.ledger.add, Miss: k.reporter.miss, Busy: k.stats.setBusy,
+		Skip: opts.Skip, Skipped: k.reporter.skipped,
 		Lag:  func(late time.Duration) { k.metrics.lag.Observe(late.Seconds()) },
 		Wake: k.wakeLoop,
 	})
@@ -186,6 +205,11 @@ func (k *Ticker) wakeLoop() {
 	}
 }
 
+// Nudge has the checks of a server that Skip has held back run at once, when the
+// tick that they skipped last is still the last that was due, and is this
+// process's. It is safe for concurrent use, and must not be called from Skip.
+func (k *Ticker) Nudge(org, server string) { k.sched.nudge(serverName{org, server}) }
+
 // Run runs checks until ctx ends, and then stops in order: it ticks no more and says
 // goodbye, lets what is in flight end, and has the stream take the results. It
 // returns nil then, and an error when a part has failed. A Ticker runs once.
@@ -200,6 +224,7 @@ func (k *Ticker) Run(ctx context.Context) error {
 	group, outer := errgroup.WithContext(outer)
 	group.Go(func() error { return k.publisher.Run(outer) })
 	group.Go(func() error { return k.sendBeats(outer) })
+	group.Go(func() error { k.announce(outer); return nil })
 	group.Go(func() error {
 		return k.conn.WatchWorkers(outer, k.kit.Name, k.kit.Location, func(status *picketv1.WorkerStatus) {
 			if k.replicas.hear(status, k.mono()) {
@@ -213,6 +238,12 @@ func (k *Ticker) Run(ctx context.Context) error {
 	ticking, stopTicking := context.WithCancel(ctx)
 	defer stopTicking()
 	defer context.AfterFunc(outer, stopTicking)()
+	group.Go(func() error {
+		if !received(ticking, k.joined) {
+			return nil
+		}
+		return k.conn.Serve(ticking, k.kit.Name, k.kit.Location, k.runNow)
+	})
 	joined := k.tick(ticking)
 
 	k.shutDown(joined)
@@ -255,9 +286,10 @@ func (k *Ticker) tick(ctx context.Context) (joined bool) {
 	}
 	k.engine.join(roster, k.mono())
 	k.ledger.join()
+	close(k.joined)
 	k.kit.Health.Set("schedule", nil)
 	f := k.sched.figures()
-	k.log.Info("probing", "checks", f.Known, "owned", f.Owned, "replicas", len(k.engine.ring.Members()), "in_flight_limit", f.Limit)
+	k.log.Info("running checks", "checks", f.Known, "owned", f.Owned, "replicas", len(k.engine.ring.Members()), "in_flight_limit", f.Limit)
 	k.turn(ctx)
 	return true
 }
@@ -332,10 +364,11 @@ func (k *Ticker) finish() {
 func (k *Ticker) look(ctx context.Context, w *worker, j job) {
 	started := k.clock.Now()
 	outcome := k.run(ctx, j.target)
-	if ctx.Err() != nil && outcome.Result.GetStatus() == picketv1.Status_STATUS_UNKNOWN {
+	switch {
+	case ctx.Err() == nil || outcome.Result.GetStatus() != picketv1.Status_STATUS_UNKNOWN:
+		k.reporter.result(j, started, outcome)
+	case !j.again:
 		k.reporter.miss(j.target, single(j.atMS, j.revision), causeStopped)
-	} else {
-		k.reporter.result(j.target, j.atMS, j.revision, started, outcome)
 	}
 	k.sched.finish(j, w)
 }
@@ -343,6 +376,12 @@ func (k *Ticker) look(ctx context.Context, w *worker, j job) {
 // run runs a check within its timeout. A service that panics has failed to look,
 // and nothing else.
 func (k *Ticker) run(ctx context.Context, t *target) (outcome Outcome) {
+	ctx, span := k.tracer.Start(ctx, "run check")
+	defer span.End()
+	if span.IsRecording() {
+		span.SetAttributes(attribute.String("picket.org", t.org), attribute.String("picket.server", t.server),
+			attribute.String("picket.check", t.name), attribute.String("picket.kind", t.kind))
+	}
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(t.timeoutMS)*time.Millisecond)
 	defer cancel()
 	defer func() {
@@ -350,6 +389,7 @@ func (k *Ticker) run(ctx context.Context, t *target) (outcome Outcome) {
 			k.log.Error("check panicked", "server", t.server, "check", t.name, "fault", fault)
 			outcome = failed("internal", "the service failed")
 		}
+		outcome.trace = span.SpanContext()
 	}()
 	outcome = t.runner.Run(ctx)
 	if outcome.Result == nil {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/picketd/picket/internal/bus"
+	"github.com/picketd/picket/internal/catalog"
+	"github.com/picketd/picket/internal/health"
 	"github.com/picketd/picket/internal/service"
 	"github.com/picketd/picket/internal/ticker"
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
@@ -16,6 +18,8 @@ import (
 type Deps struct {
 	Kit  *service.Kit
 	Conn *bus.Conn
+	// Keyring opens the tokens that servers want presented; nil: there is no key.
+	Keyring *catalog.Keyring
 }
 
 // Service is one prober. Make one with New and let it Run once.
@@ -23,6 +27,7 @@ type Service struct {
 	ticker  *ticker.Ticker
 	probes  *probe.Pool
 	secrets secrets
+	keyring *catalog.Keyring // nil: there is none
 	options probe.Options
 }
 
@@ -38,6 +43,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	p := &Service{
 		probes:  pool,
 		secrets: secrets{dir: cfg.SecretsDir},
+		keyring: deps.Keyring,
 		options: probe.Options{Pool: pool, BodyLimit: cfg.BodyLimit, Version: deps.Kit.Version},
 	}
 	var err error
@@ -80,9 +86,43 @@ func (p *Service) build(scheduled *picketv1.ScheduledCheck) (ticker.Runner, erro
 	if err != nil {
 		return nil, err
 	}
-	prober, err := probe.New(check, p.options)
+	options := p.options
+	if check.GetHttp().GetServerToken() {
+		if options.Bearer, err = p.bearer(scheduled); err != nil {
+			return ticker.Unable(health.ReasonCredential, err.Error()), nil
+		}
+	}
+	prober, err := probe.New(check, options)
 	if err != nil {
 		return nil, err
 	}
 	return runner{prober}, nil
+}
+
+// credentialField is what the tokens of a server are sealed for.
+const credentialField = "api_token"
+
+// errNoKey says that there is something to be opened and nothing to open it with.
+var errNoKey = errors.New("PICKET_SECRET_KEY is not set")
+
+// bearer opens what a server wants presented; a server may want nothing. A token
+// of before that does not open is worth nothing any more. No error holds a token.
+func (p *Service) bearer(scheduled *picketv1.ScheduledCheck) (probe.Bearer, error) {
+	credential := scheduled.GetCredential()
+	if credential.GetSealed() == "" {
+		return probe.Bearer{}, nil
+	}
+	if p.keyring == nil {
+		return probe.Bearer{}, fmt.Errorf("the token of the server cannot be opened: %w", errNoKey)
+	}
+	field := catalog.SealedField{Org: scheduled.GetOrg(), Server: scheduled.GetServer(), Field: credentialField}
+	token, err := p.keyring.Open(field, credential.GetSealed())
+	if err != nil {
+		return probe.Bearer{}, fmt.Errorf("the token of the server cannot be opened: %w", err)
+	}
+	bearer := probe.Bearer{Token: token}
+	if previous, err := p.keyring.Open(field, credential.GetPrevious()); err == nil {
+		bearer.Previous, bearer.PreviousUntil = previous, credential.GetPreviousUntil().AsTime()
+	}
+	return bearer, nil
 }

@@ -1,6 +1,7 @@
 package prober
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"net/http"
@@ -12,8 +13,10 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/picketd/picket/internal/bus"
+	"github.com/picketd/picket/internal/catalog"
 	"github.com/picketd/picket/internal/embedded"
 	"github.com/picketd/picket/internal/embedded/embeddedtest"
+	"github.com/picketd/picket/internal/health"
 	"github.com/picketd/picket/internal/service"
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
@@ -25,7 +28,7 @@ type location struct {
 	stop func()
 }
 
-func newLocation(t *testing.T, cfg Config) *location {
+func newLocation(t *testing.T, deps Deps) *location {
 	t.Helper()
 	nats := embeddedtest.NATSServer(t, embedded.NATSOptions{Listen: "127.0.0.1:0", StoreDir: t.TempDir()})
 	quiet := slog.New(slog.DiscardHandler)
@@ -46,7 +49,8 @@ func newLocation(t *testing.T, cfg Config) *location {
 		Name: "prober", Instance: "prober-a", Location: "local", Version: "test", Started: time.Now(),
 		Log: quiet, Metrics: service.NewRegistry(), Health: service.NewHealth(),
 	}
-	p, err := New(cfg, Deps{Kit: kit, Conn: conn})
+	deps.Kit, deps.Conn = kit, conn
+	p, err := New(DefaultConfig(), deps)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +145,7 @@ func TestProbesRealTargets(t *testing.T) {
 		_, _ = w.Write([]byte(`{"status":"ok","service":"` + r.UserAgent() + `","counters":{"requests":3}}`))
 	}))
 	t.Cleanup(target.Close)
-	l := newLocation(t, DefaultConfig())
+	l := newLocation(t, Deps{})
 	l.declare(t, scheduledHTTP("1", target.URL))
 	secret := scheduledHTTP("2", target.URL)
 	secret.GetCheck().GetHttp().Headers = []*picketv1.Header{{Name: "X-Key", Value: "secret:env:PICKET_SECRET_THAT_IS_NOT_SET"}}
@@ -176,4 +180,58 @@ func TestProbesRealTargets(t *testing.T) {
 			t.Errorf("%s is still registered after the stop", family.GetName())
 		}
 	}
+}
+
+// A token that is sealed for the server is presented; one that does not open is
+// our failure, and never the server's.
+func TestPresentsTheServersToken(t *testing.T) {
+	t.Parallel()
+	target := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer the-token" {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	}))
+	t.Cleanup(target.Close)
+	keyring, err := catalog.NewKeyring(bytes.Repeat([]byte{7}, catalog.SealKeyBytes))
+	if err != nil {
+		t.Fatal(err)
+	}
+	seal := func(server, token string) string {
+		return keyring.Seal(catalog.SealedField{Org: "default", Server: server, Field: "api_token"}, token)
+	}
+	l := newLocation(t, Deps{Keyring: keyring})
+	for n, credential := range map[string]*picketv1.Credential{
+		"1": {Sealed: seal("server-1", "the-token")},
+		"2": {Sealed: seal("server-1", "the-token")}, // sealed for another
+		"3": nil,
+		"4": {
+			Sealed: seal("server-4", "not-yet-known"), Previous: seal("server-4", "the-token"),
+			PreviousUntil: timestamppb.New(time.Now().Add(time.Hour)),
+		},
+	} {
+		check := scheduledHTTP(n, target.URL)
+		check.GetCheck().GetHttp().ServerToken = true
+		check.Credential = credential
+		l.declare(t, check)
+	}
+	results := l.results(t)
+	seen := map[string]*picketv1.ProbeResult{}
+	await(t, results, func(r *picketv1.ProbeResult) bool {
+		seen[r.GetServer()] = r
+		return len(seen) == 4
+	})
+	for server, want := range map[string]string{"server-1": "healthy ", "server-2": "unknown credential", "server-3": "degraded http_401", "server-4": "healthy "} {
+		if got := health.Word(seen[server].GetStatus()) + " " + seen[server].GetReason(); got != want {
+			t.Errorf("%s: %s (%s), want %s", server, got, seen[server].GetMessage(), want)
+		}
+	}
+
+	// The token changes and nothing else does: the next look presents the new one.
+	changed := scheduledHTTP("2", target.URL)
+	changed.GetCheck().GetHttp().ServerToken = true
+	changed.Credential = &picketv1.Credential{Sealed: seal("server-2", "the-token")}
+	l.declare(t, changed)
+	await(t, results, func(r *picketv1.ProbeResult) bool {
+		return r.GetServer() == "server-2" && r.GetStatus() == picketv1.Status_STATUS_HEALTHY
+	})
 }

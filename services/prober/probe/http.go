@@ -24,7 +24,10 @@ const maxRedirects = 10
 // httpProber runs checks of the kind http.
 type httpProber struct {
 	request *http.Request // without context and body: copied for each look
-	body    []byte
+	// previous is the same with the token before, nil when there is none.
+	previous      *http.Request
+	previousUntil time.Time
+	body          []byte
 	// secrets are the declared headers, kept from hosts the check does not name.
 	secrets   []string
 	expect    *health.Expectations
@@ -61,6 +64,11 @@ func newHTTP(check *picketv1.Check, opt Options) (Prober, error) {
 	}
 	for _, h := range spec.GetHeaders() {
 		p.secrets = append(p.secrets, http.CanonicalHeaderKey(h.GetName()))
+	}
+	if spec.GetServerToken() && opt.Bearer.Token != "" {
+		if err := p.present(opt.Bearer); err != nil {
+			return nil, err
+		}
 	}
 	if spec.GetBody() != "" {
 		p.body = []byte(spec.GetBody())
@@ -121,7 +129,11 @@ func isToken(s string) bool {
 func (p *httpProber) Probe(ctx context.Context) *picketv1.ProbeResult {
 	l := newLook(ctx)
 	start := time.Now()
-	response, err := p.send(l, start) //nolint:contextcheck // l is the context
+	response, err := p.send(l, p.request, start) //nolint:contextcheck // l is the context
+	if err == nil && p.mayPresentPrevious(response, start) {
+		p.discard(response)
+		response, err = p.send(l, p.previous, start) //nolint:contextcheck // l is the context
+	}
 	if err != nil {
 		p.kept.Store(false)
 		r := result("http", start, time.Since(start), failed(ctx, err, l.at()))
@@ -162,8 +174,8 @@ func (p *httpProber) Probe(ctx context.Context) *picketv1.ProbeResult {
 // one. A check that has a connection keeps it; when the pool is full those
 // without use fresh ones, so that connections are not taken from each other in
 // turn.
-func (p *httpProber) send(l *look, now time.Time) (*http.Response, error) {
-	request := p.request.WithContext(l.traced())
+func (p *httpProber) send(l *look, template *http.Request, now time.Time) (*http.Response, error) {
+	request := template.WithContext(l.traced())
 	if p.body != nil {
 		request.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(p.body)), nil }
 		request.Body, _ = request.GetBody() // cannot fail

@@ -12,6 +12,7 @@ import (
 
 type config struct {
 	service.Common
+	service.Secrets
 	prober.Config
 }
 
@@ -25,7 +26,11 @@ func main() {
 		Defaults: config{Common: service.DefaultCommon("127.0.0.1:9462"), Config: prober.DefaultConfig()},
 		Common:   func(c *config) *service.Common { return &c.Common },
 		Run: func(ctx context.Context, kit *service.Kit, conn *bus.Conn, c config) error {
-			p, err := prober.New(c.Config, prober.Deps{Kit: kit, Conn: conn})
+			keyring, err := c.Keyring()
+			if err != nil {
+				return err
+			}
+			p, err := prober.New(c.Config, prober.Deps{Kit: kit, Conn: conn, Keyring: keyring})
 			if err != nil {
 				return err
 			}
