@@ -44,9 +44,13 @@ type CreateOptions struct {
 type Upload interface {
 	// Write takes the next bytes. An error is final. It ends early when the context of Create ends.
 	io.Writer
+	// Seal waits until the store has all bytes; there can be no Write after it. Who holds a claim that may be lost asks
+	// between Seal and Commit whether it still does: from then on nothing of the upload is on its way, so that
+	// [Store.AbandonUploads] ends it for good. After [ErrUnavailable] it may be called again.
+	Seal(ctx context.Context) error
 	// Commit makes the object appear, whole, in the place of one that had its key. After [ErrUnavailable] the outcome
 	// is unknown and Commit may be called again, which finds out; any other error is final. [ErrAbandoned] says that
-	// the upload had been ended, or that another's object has replaced this one already.
+	// the upload had been ended, or that another's object has replaced this one already. It seals what is not sealed.
 	Commit(ctx context.Context) (Info, error)
 	// Abort ends the upload and removes what it left in the store, also when ctx has ended. An upload that had been
 	// abandoned is no error.
@@ -79,7 +83,7 @@ type Store interface {
 	Link(ctx context.Context, key string, ttl time.Duration, filename string) (string, error)
 	// Ping answers nil when the store can be written to. It makes the bucket when that is missing and making it is allowed.
 	Ping(ctx context.Context) error
-	// AbandonUploads ends every unfinished upload of exactly this key that was begun before the call.
+	// AbandonUploads ends every unfinished upload of exactly this key that was begun before the call, whoever began it.
 	AbandonUploads(ctx context.Context, key string) error
 	// Uploads calls each for the unfinished uploads whose keys begin with prefix, in no particular order. MinIO lists
 	// none for a prefix that is not a whole key; it ends uploads by itself after a day.

@@ -79,6 +79,8 @@ func TestConformance(t *testing.T) {
 		"PartBoundaries":    testPartBoundaries,
 		"Concurrent":        testConcurrent,
 		"Abandon":           testAbandon,
+		"AbandonUnderWay":   testAbandonUnderWay,
+		"AbandonSealed":     testAbandonSealed,
 		"AbandonOnlyTheKey": testAbandonOnlyTheKey,
 		"AbortLeavesNone":   testAbort,
 		"ContextEnds":       testContextEnds,
@@ -340,6 +342,60 @@ func testAbandon(t *testing.T, store bench) {
 	}
 }
 
+// The same while bytes are on their way.
+func testAbandonUnderWay(t *testing.T, store bench) {
+	name := keyOf(t, ".parquet")
+	for range 10 {
+		stale := create(t, store, name)
+		write(t, stale, random(17<<20)) // two parts and a bit, the second of which is on its way
+		if err := store.AbandonUploads(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+		_, err := stale.Commit(t.Context())
+		wantClass(t, err, blob.ErrAbandoned)
+		_, err = store.Stat(t.Context(), name)
+		wantClass(t, err, blob.ErrNotFound)
+		if err := stale.Abort(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	if left := uploads(t, store, name); len(left) > 0 {
+		t.Errorf("left %v", left)
+	}
+}
+
+// Between Seal and Commit an upload can be ended as before, and nothing can be written.
+func testAbandonSealed(t *testing.T, store bench) {
+	name := keyOf(t, ".parquet")
+	for _, size := range []int{0, 1, 8 << 20, 9 << 20} {
+		stale, kept := create(t, store, name), create(t, store, name+".kept")
+		for _, upload := range []blob.Upload{stale, kept} {
+			write(t, upload, random(size))
+			for range 2 {
+				if err := upload.Seal(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := upload.Write([]byte("more")); err == nil {
+				t.Error("wrote into a sealed upload")
+			}
+		}
+		if err := store.AbandonUploads(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+		_, err := stale.Commit(t.Context())
+		wantClass(t, err, blob.ErrAbandoned)
+		_, err = store.Stat(t.Context(), name)
+		wantClass(t, err, blob.ErrNotFound)
+		if _, err := kept.Commit(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if got := read(t, store, name+".kept"); !bytes.Equal(got, random(size)) {
+			t.Errorf("%d bytes: others come back", size)
+		}
+	}
+}
+
 func testAbandonOnlyTheKey(t *testing.T, store bench) {
 	name := keyOf(t, "")
 	longer := create(t, store, name+".csv")
@@ -412,6 +468,9 @@ func testSweep(t *testing.T, store bench) {
 	put(t, store, "object.csv", []byte("stays"))
 	crashed := create(t, store, "crashed.csv")
 	write(t, crashed, random(9<<20))
+	if err := crashed.Seal(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	create(t, store, "crashed.csv")
 	began := time.Now()
 	if ended, err := blob.Sweep(t.Context(), store, began.Add(-time.Minute)); err != nil || len(ended) > 0 {
@@ -432,11 +491,11 @@ func testSweep(t *testing.T, store bench) {
 			t.Errorf("discard once more: %v", err)
 		}
 	}
+	_, err = crashed.Commit(t.Context())
+	wantClass(t, err, blob.ErrAbandoned)
 	if left := uploads(t, store, ""); len(left) > 0 {
 		t.Errorf("left %v", left)
 	}
-	_, err = crashed.Commit(t.Context())
-	wantClass(t, err, blob.ErrAbandoned)
 	if got := read(t, store, "object.csv"); string(got) != "stays" {
 		t.Errorf("the object is %q", got)
 	}
@@ -538,7 +597,7 @@ func testKeys(t *testing.T, store bench) {
 		_, err = store.Link(t.Context(), name, time.Minute, "")
 		wantClass(t, err, blob.ErrKey)
 	}
-	for _, name := range []string{"a", "a..b", "a-b_c.d/e", "a/b", key + ".ndjson.zst", strings.Repeat("b", 200), strings.Repeat("c/", 99) + "c"} {
+	for _, name := range []string{"a", "a..b", "a-b_c.d/e", "b/b", key + ".ndjson.zst", strings.Repeat("b", 200), strings.Repeat("c/", 99) + "c"} {
 		put(t, store, name, []byte(name))
 		if got := read(t, store, name); string(got) != name {
 			t.Errorf("%s: got %q", name, got)

@@ -22,6 +22,7 @@ type dirUpload struct {
 	file    *os.File
 	buffer  *bufio.Writer
 	err     error // final
+	sealed  bool  // all bytes are on the disk
 	over    bool
 }
 
@@ -50,7 +51,7 @@ func (d *dirStore) Create(ctx context.Context, key string, opts CreateOptions) (
 
 func (u *dirUpload) Write(p []byte) (int, error) {
 	switch {
-	case u.over:
+	case u.over, u.sealed:
 		return 0, errOver
 	case u.err != nil:
 		return 0, u.err
@@ -63,17 +64,25 @@ func (u *dirUpload) Write(p []byte) (int, error) {
 	return n, u.err
 }
 
-func (u *dirUpload) Commit(ctx context.Context) (Info, error) {
+func (u *dirUpload) Seal(ctx context.Context) error {
 	if u.over {
-		return Info{}, errOver
+		return errOver
 	}
-	if err := errors.Join(u.err, context.Cause(ctx), context.Cause(u.ctx)); err != nil {
-		return Info{}, err
+	if err := errors.Join(u.err, context.Cause(ctx), context.Cause(u.ctx)); err != nil || u.sealed {
+		return err
 	}
 	// A disk that failed once may say yes the next time, without the bytes: that upload is lost.
 	if err := errors.Join(u.buffer.Flush(), u.file.Sync()); err != nil {
 		u.err = fault("finish upload of", u.key, err)
-		return Info{}, u.err
+		return u.err
+	}
+	u.sealed = true
+	return nil
+}
+
+func (u *dirUpload) Commit(ctx context.Context) (Info, error) {
+	if err := u.Seal(ctx); err != nil {
+		return Info{}, err
 	}
 	info, err := u.store.replace(u.key, u.id, u.headers)
 	if errors.Is(err, fs.ErrNotExist) {

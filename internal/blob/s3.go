@@ -104,8 +104,8 @@ func classify(ctx context.Context, operation, key string, err error) error {
 func class(err error) error {
 	if response, ok := errors.AsType[minio.ErrorResponse](err); ok && (response.StatusCode != 0 || response.Code != "") {
 		switch {
-		case response.Code == minio.NoSuchUpload:
-			return ErrAbandoned
+		case response.Code == minio.NoSuchUpload, response.Code == minio.InvalidPart:
+			return ErrAbandoned // parts we sent are gone only with their upload
 		case response.Code == minio.NoSuchKey:
 			return ErrNotFound
 		case response.StatusCode >= 500, response.StatusCode == http.StatusTooManyRequests, response.StatusCode == http.StatusRequestTimeout:

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/minio/minio-go/v7"
@@ -31,6 +32,7 @@ type s3Upload struct {
 	parts     []minio.CompletePart
 	size      int64
 	err       error // final
+	sealed    bool  // all parts have arrived
 	completed bool  // the store said that it made the object
 	over      bool  // committed or aborted
 }
@@ -70,7 +72,7 @@ func (s *s3Store) Create(ctx context.Context, key string, opts CreateOptions) (U
 var errOver = errors.New("the upload is over")
 
 func (u *s3Upload) Write(p []byte) (int, error) {
-	if u.over {
+	if u.over || u.sealed {
 		return 0, errOver
 	}
 	written := 0
@@ -133,7 +135,55 @@ func (u *s3Upload) put(ctx context.Context, number int, data []byte) (done minio
 		done = minio.CompletePart{PartNumber: number, ETag: stored.ETag}
 		return err
 	})
+	if errors.Is(err, ErrUnavailable) {
+		err = u.gone(ctx, err)
+	}
 	return done, err
+}
+
+// gone tells why a part did not arrive: a store that refuses one early hangs up, and its answer is lost in the break.
+func (u *s3Upload) gone(ctx context.Context, err error) error {
+	asked := u.store.request(ctx, u.store.options.Timeout, "upload", u.key, func(ctx context.Context) error {
+		_, err := u.store.core.ListObjectParts(ctx, u.store.bucket, u.key, u.id, 0, 1)
+		return err
+	})
+	if errors.Is(asked, ErrAbandoned) {
+		return asked
+	}
+	return err
+}
+
+func (u *s3Upload) Seal(ctx context.Context) error {
+	if u.over {
+		return errOver
+	}
+	return u.final(u.seal(ctx))
+}
+
+func (u *s3Upload) seal(ctx context.Context) error {
+	if u.err == nil {
+		u.err = u.arrived()
+	}
+	if u.err != nil || u.sealed {
+		return u.err
+	}
+	if len(u.filling) > 0 || len(u.parts) == 0 { // an empty object has one empty part
+		done, err := u.put(ctx, len(u.parts)+1, u.filling)
+		if err != nil {
+			return err
+		}
+		u.parts = append(u.parts, done)
+	}
+	u.sealed, u.filling, u.spare = true, nil, nil
+	return nil
+}
+
+// final remembers errors after which there is nothing to try again.
+func (u *s3Upload) final(err error) error {
+	if err != nil && !errors.Is(err, ErrUnavailable) {
+		u.err = err
+	}
+	return err
 }
 
 func (u *s3Upload) Commit(ctx context.Context) (Info, error) {
@@ -143,25 +193,13 @@ func (u *s3Upload) Commit(ctx context.Context) (Info, error) {
 	info, err := u.commit(ctx)
 	if err == nil {
 		u.end()
-	} else if !errors.Is(err, ErrUnavailable) {
-		u.err = err
 	}
-	return info, err
+	return info, u.final(err)
 }
 
 func (u *s3Upload) commit(ctx context.Context) (Info, error) {
-	if u.err == nil {
-		u.err = u.arrived()
-	}
-	if u.err != nil {
-		return Info{}, u.err
-	}
-	if len(u.filling) > 0 || len(u.parts) == 0 { // an empty object has one empty part
-		done, err := u.put(ctx, len(u.parts)+1, u.filling)
-		if err != nil {
-			return Info{}, err
-		}
-		u.parts, u.filling = append(u.parts, done), u.filling[:0]
+	if err := u.seal(ctx); err != nil {
+		return Info{}, err
 	}
 	if !u.completed {
 		err := u.store.request(ctx, u.store.options.TransferTimeout, "finish upload of", u.key, func(ctx context.Context) error {
@@ -201,17 +239,39 @@ func (u *s3Upload) end() {
 	u.over, u.filling, u.spare = true, nil, nil
 }
 
+// AbandonUploads ends uploads until they are gone: a part that was on its way while its upload ended may stay, and with
+// it, for some stores, the upload. S3 asks its clients to look and to end it again.
 func (s *s3Store) AbandonUploads(ctx context.Context, key string) error {
 	if err := CheckKey(key); err != nil {
 		return err
 	}
-	return s.Uploads(ctx, key, func(u Unfinished) error {
-		if u.Key != key {
-			return nil
+	var begun map[string]bool // before the call: the others are not ours to end
+	for round := range abandonRounds {
+		found := map[string]bool{}
+		err := s.Uploads(ctx, key, func(u Unfinished) error {
+			if u.Key != key || (round > 0 && !begun[u.ID]) {
+				return nil
+			}
+			found[u.ID] = true
+			return s.Discard(ctx, u)
+		})
+		if err != nil || len(found) == 0 {
+			return err
 		}
-		return s.Discard(ctx, u)
-	})
+		if round == 0 {
+			begun = found
+			continue
+		}
+		select {
+		case <-time.After(time.Duration(round) * 50 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("abandon uploads of %s: %w", key, context.Cause(ctx))
+		}
+	}
+	return fmt.Errorf("abandon uploads of %s: %w: parts keep arriving", key, ErrUnavailable)
 }
+
+const abandonRounds = 12 // three seconds
 
 func (s *s3Store) Uploads(ctx context.Context, prefix string, each func(Unfinished) error) error {
 	if err := checkPrefix(prefix); err != nil {
