@@ -33,12 +33,8 @@ const (
 // ChannelExports is notified when there is something in the outbox of exports.
 const ChannelExports = "picket_exports"
 
-var (
-	// ErrExportState says that the export is in a state in which this can not be done.
-	ErrExportState = errors.New("not in this state of the export")
-	// ErrIdempotencyKey says that the key was used for another export.
-	ErrIdempotencyKey = errors.New("idempotency key was used for something else")
-)
+// ErrExportState says that the export is in a state in which this can not be done.
+var ErrExportState = errors.New("not in this state of the export")
 
 // Export is a row of export_jobs. Zero times are null.
 type Export struct {
@@ -102,8 +98,6 @@ type NewExport struct {
 	CallbackURL string
 	// CreatedBy names who asked.
 	CreatedBy string
-	// IdempotencyKey makes the same request of the same person one export; empty: none.
-	IdempotencyKey string
 }
 
 // Normalize puts defaults where nothing is said and resolves the time range, and returns every fault by its field; the
@@ -128,64 +122,41 @@ func (n *NewExport) Normalize(now time.Time) error {
 	return faults.orNil()
 }
 
-// CreateExport puts an export into the queue: the row, what it says and the work item are one transaction. created is
-// false when the idempotency key brought back an earlier one. A new one is written to the audit log if audit is not nil. Errors: [Faults], or one that matches [ErrIdempotencyKey].
-func (s *Store) CreateExport(
-	ctx context.Context, n NewExport, audit *Audit,
-) (export Export, created bool, err error) {
+// CreateExport puts an export into the queue: the row, what it says, the work item and the audit entry, if any, are one
+// transaction. Errors: [Faults], and those of [Store.CheckIdempotency] for a request that came before.
+func (s *Store) CreateExport(ctx context.Context, n NewExport, once Idempotency, audit *Audit) (Export, error) {
 	if err := n.Normalize(time.Now()); err != nil {
-		return Export{}, false, err
+		return Export{}, err
 	}
+	filters, err := json.Marshal(n.Filters)
+	if err != nil {
+		return Export{}, fmt.Errorf("create export: encode filters: %w", err)
+	}
+	var export Export
 	err = InTx(ctx, s, 0, func(ctx context.Context, tx pgx.Tx) error {
-		if n.IdempotencyKey != "" {
-			earlier, err := earlierExport(ctx, tx, n)
-			if err == nil {
-				export = earlier
-				return nil
-			}
-			if !errors.Is(err, ErrNotFound) {
-				return err
-			}
+		id := uuid.New()
+		if err := once.claim(ctx, tx, id.String()); err != nil {
+			return err
 		}
 		if err := checkExportFilters(ctx, tx, n); err != nil {
 			return err
 		}
-		export, created, err = insertExport(ctx, tx, n)
-		if err != nil || !created {
+		rows, err := tx.Query(ctx, `
+			INSERT INTO export_jobs (id, org, export_type, format, compression, filters, file_path, callback_url, created_by)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING `+exportColumns,
+			id, n.Org, n.Type, n.Format, n.Compression, filters, exportKey(id, n.Format, n.Compression), n.CallbackURL, n.CreatedBy)
+		if err != nil {
+			return err
+		}
+		if export, err = oneExport(rows); err != nil {
 			return err
 		}
 		return auditExport(ctx, tx, audit, nil, &export)
 	})
 	if err != nil {
-		return Export{}, false, fmt.Errorf("create export: %w", err)
+		return Export{}, fmt.Errorf("create export: %w", err)
 	}
-	return export, created, nil
-}
-
-func insertExport(ctx context.Context, tx pgx.Tx, n NewExport) (Export, bool, error) {
-	filters, err := json.Marshal(n.Filters)
-	if err != nil {
-		return Export{}, false, fmt.Errorf("encode filters: %w", err)
-	}
-	id := uuid.New()
-	rows, err := tx.Query(ctx, `
-		INSERT INTO export_jobs (id, org, export_type, format, compression, filters, file_path, callback_url, created_by,
-		                         idempotency_key)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, nullif($10, ''))
-		ON CONFLICT (org, created_by, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
-		RETURNING `+exportColumns,
-		id, n.Org, n.Type, n.Format, n.Compression, filters, exportKey(id, n.Format, n.Compression), n.CallbackURL, n.CreatedBy,
-		n.IdempotencyKey)
-	if err != nil {
-		return Export{}, false, err
-	}
-	export, err := pgx.CollectExactlyOneRow(rows, scanExport)
-	if errors.Is(err, pgx.ErrNoRows) {
-		// The same request came in twice at once and the other one was first.
-		earlier, err := earlierExport(ctx, tx, n)
-		return earlier, false, err
-	}
-	return export, true, err
+	return export, nil
 }
 
 // auditExport writes what changed, in the transaction that changes it.
@@ -203,24 +174,6 @@ func auditExport(ctx context.Context, tx pgx.Tx, audit *Audit, before, after *Ex
 		"status": after.Status, "expires_at": after.ExpiresAt,
 	}
 	return writeAudit(ctx, tx, entry)
-}
-
-// earlierExport is the one that the idempotency key stands for.
-func earlierExport(ctx context.Context, tx pgx.Tx, n NewExport) (Export, error) {
-	rows, err := tx.Query(ctx, `SELECT `+exportColumns+` FROM export_jobs WHERE org = $1 AND created_by = $2 AND idempotency_key = $3`,
-		n.Org, n.CreatedBy, n.IdempotencyKey)
-	if err != nil {
-		return Export{}, err
-	}
-	earlier, err := oneExport(rows)
-	if err != nil {
-		return Export{}, err
-	}
-	if earlier.Type != n.Type || earlier.Format != n.Format || earlier.Compression != n.Compression ||
-		earlier.CallbackURL != n.CallbackURL || !earlier.Filters.asks(n.Filters) {
-		return Export{}, ErrIdempotencyKey
-	}
-	return earlier, nil
 }
 
 // exportKey is the name of the object. Parquet compresses its own pages, and a compressed Parquet file is one that no

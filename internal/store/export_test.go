@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"slices"
 	"testing"
@@ -19,9 +20,9 @@ func newExport(t testing.TB, s *Store, change ...func(*NewExport)) Export {
 	for _, f := range change {
 		f(&n)
 	}
-	e, created, err := s.CreateExport(t.Context(), n, nil)
-	if err != nil || !created {
-		t.Fatal(created, err)
+	e, err := s.CreateExport(t.Context(), n, Idempotency{}, nil)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return e
 }
@@ -340,24 +341,31 @@ func TestExportSettled(t *testing.T) {
 func TestExportIdempotency(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
-	n := NewExport{Org: "default", Type: "alerts", CreatedBy: "me", IdempotencyKey: "k1", Filters: ExportFilters{Severity: []string{"critical"}}}
-	first, created, err := s.CreateExport(t.Context(), n, nil)
-	if err != nil || !created {
-		t.Fatal(created, err)
+	n := NewExport{Org: "default", Type: "alerts", CreatedBy: "me", Filters: ExportFilters{Severity: []string{"critical"}}}
+	once := Idempotency{Org: "default", Key: "k1", Fingerprint: sha256.Sum256([]byte("critical"))}
+	first, err := s.CreateExport(t.Context(), n, once, nil)
+	if err != nil {
+		t.Fatal(err)
 	}
-	again, created, err := s.CreateExport(t.Context(), n, nil)
-	if err != nil || created || again.ID != first.ID {
-		t.Errorf("second request made %v, %v, %v", again.ID, created, err)
+	_, err = s.CreateExport(t.Context(), n, once, nil)
+	if replay, ok := errors.AsType[*ReplayError](err); !ok || replay.Resource != first.ID.String() {
+		t.Errorf("second request: %v", err)
 	}
-	other := n
-	other.Filters.Severity = []string{"warning"}
-	if _, _, err := s.CreateExport(t.Context(), other, nil); !errors.Is(err, ErrIdempotencyKey) {
+	once.Fingerprint = sha256.Sum256([]byte("warning"))
+	if _, err := s.CreateExport(t.Context(), n, once, nil); !errors.Is(err, ErrKeyReused) {
 		t.Errorf("the key of another request: %v", err)
 	}
-	other = n
-	other.CreatedBy = "somebody else"
-	if e, created, err := s.CreateExport(t.Context(), other, nil); err != nil || !created || e.ID == first.ID {
-		t.Error("somebody else's key is another", created, err)
+	// A request that was refused has used up nothing.
+	once.Key, n.Filters.Servers = "k2", []string{"nobody"}
+	if _, err := s.CreateExport(t.Context(), n, once, nil); !errors.As(err, new(Faults)) {
+		t.Fatal(err)
+	}
+	n.Filters.Servers = nil
+	if _, err := s.CreateExport(t.Context(), n, once, nil); err != nil {
+		t.Error(err)
+	}
+	if n := query[int](t, s, `SELECT count(*) FROM export_jobs`); n != 2 {
+		t.Errorf("%d exports, want 2", n)
 	}
 }
 

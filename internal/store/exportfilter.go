@@ -72,14 +72,6 @@ func (f Faults) orNil() error {
 	return f
 }
 
-// asks says whether other asks for the same. A relative range asks for what it says, whenever that was.
-func (f ExportFilters) asks(other ExportFilters) bool {
-	sameTime := func(a, b *time.Time) bool { return a == b || a != nil && b != nil && a.Equal(*b) }
-	return f.TimeRange == other.TimeRange && (f.TimeRange != "" || sameTime(f.From, other.From) && sameTime(f.To, other.To)) &&
-		slices.Equal(f.Servers, other.Servers) && slices.Equal(f.Groups, other.Groups) && slices.Equal(f.Tags, other.Tags) &&
-		slices.Equal(f.Status, other.Status) && slices.Equal(f.Severity, other.Severity) && slices.Equal(f.MetricNames, other.MetricNames)
-}
-
 // maxFilterValues bounds each list.
 const maxFilterValues = 1000
 

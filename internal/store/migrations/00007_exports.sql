@@ -33,12 +33,10 @@ CREATE TABLE export_jobs (
     callback_url      text        NOT NULL DEFAULT '',
     callback_error    text        NOT NULL DEFAULT '',
     created_by        text        NOT NULL DEFAULT '',
-    idempotency_key   text COLLATE "C",
     filters           jsonb       NOT NULL DEFAULT '{}',
     CHECK (status <> 'COMPLETED' OR (expires_at IS NOT NULL AND completed_at IS NOT NULL AND sha256 <> '' AND row_count IS NOT NULL AND file_size_bytes IS NOT NULL))
 ) WITH (fillfactor = 70); -- leases and progress move
 CREATE INDEX export_jobs_recent ON export_jobs (org, created_at DESC, id DESC);
-CREATE UNIQUE INDEX export_jobs_idempotency ON export_jobs (org, created_by, idempotency_key) WHERE idempotency_key IS NOT NULL;
 -- What the sweep and the callbacks look for is always little.
 CREATE INDEX export_jobs_unfinished ON export_jobs (created_at) WHERE status IN ('PENDING', 'PROCESSING');
 CREATE INDEX export_jobs_unswept ON export_jobs (completed_at) WHERE swept_at IS NULL AND status IN ('COMPLETED', 'FAILED', 'CANCELED', 'EXPIRED');
