@@ -184,14 +184,17 @@ func (r *metricRow) count(i int, value, least float64) bool {
 	return true
 }
 
-// mostCost bounds what is taken for an amount of money.
-const mostCost = 1e12
+// What is taken for an amount of money.
+const (
+	mostCost   = 1e12
+	mostPlaces = 30
+)
 
-// decimal is the shortest number that reads as the same double, which is what was said; below 10⁻¹² it is rounded.
+// decimal is the shortest number that reads as the same double, which is what was said, to 30 places at most.
 func decimal(value float64) string {
 	text := strconv.FormatFloat(math.Abs(value), 'f', -1, 64)
-	if point := strings.IndexByte(text, '.'); point >= 0 && len(text)-point > 18 {
-		text = strconv.FormatFloat(math.Abs(value), 'f', 12, 64)
+	if point := strings.IndexByte(text, '.'); point >= 0 && len(text)-point > mostPlaces+1 {
+		text = strconv.FormatFloat(math.Abs(value), 'f', mostPlaces, 64)
 	}
 	return text
 }

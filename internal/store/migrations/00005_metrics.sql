@@ -263,6 +263,11 @@ CREATE VIEW system_metrics_latest AS
 SELECT DISTINCT ON (metric_name, service, series) time, org, metric_name, service, tags, value
 FROM system_metrics WHERE time > now() - interval '15 minutes'
 ORDER BY metric_name, service, series, time DESC;
+-- The last five minutes of each.
+CREATE VIEW system_metrics_recent AS
+SELECT org, metric_name, service, tags, avg(value) AS avg_value, max(value) AS max_value, min(value) AS min_value, count(*) AS sample_count
+FROM system_metrics WHERE time > now() - interval '5 minutes'
+GROUP BY org, metric_name, service, tags;
 
 CREATE INDEX system_alerts_closed ON system_alerts (closed_at) WHERE state = 'closed'; -- they expire
 
