@@ -21,8 +21,6 @@ const (
 	ColumnBool                    // bool
 	ColumnTime                    // time.Time, UTC, microseconds
 	ColumnJSON                    // string, JSON
-	// ColumnDecimal is a string: an exact decimal number.
-	ColumnDecimal
 )
 
 // ExportColumn is a column of an export.

@@ -209,7 +209,7 @@ func TestExportRowsAreWhole(t *testing.T) {
 		t.Errorf("first health check %v", first)
 	}
 	metric := streamed(t, s, "metrics", ExportFilters{})[0]
-	if metric["cpu_percent"] != 5.0 || metric["llm_cost_usd"] != "0.1" || metric["memory_percent"] != nil {
+	if metric["cpu_percent"] != 5.0 || metric["llm_cost_usd"] != 0.1 || metric["memory_percent"] != nil {
 		t.Errorf("metric %v", metric)
 	}
 	chosen := streamed(t, s, "metrics", ExportFilters{MetricNames: []string{"queue.depth", "cpu_percent", "word"}})[0]

@@ -118,7 +118,7 @@ var metricExportColumns = []ExportColumn{
 	{"failed_services", ColumnInt, "r.failed_services"},
 	{"total_services", ColumnInt, "r.total_services"},
 	{"llm_requests", ColumnInt, "r.llm_requests"},
-	{"llm_cost_usd", ColumnDecimal, "r.llm_cost_usd::text"},
+	{"llm_cost_usd", ColumnFloat, "r.llm_cost_usd::float8"},
 	{"active_users", ColumnInt, "r.active_users"},
 	{"total_users", ColumnInt, "r.total_users"},
 }
@@ -146,6 +146,9 @@ var metricsSource = exportSource{
 				continue
 			}
 			extra++ // the names are one parameter, $6, and never part of the query
+			if slices.ContainsFunc(columns, func(c ExportColumn) bool { return c.Name == name }) {
+				name = "extra." + name
+			}
 			columns = append(columns, ExportColumn{name, ColumnFloat, fmt.Sprintf(
 				"CASE jsonb_typeof(r.extra -> ($6::text[])[%[1]d]) WHEN 'number' THEN (r.extra ->> ($6::text[])[%[1]d])::float8 END", extra)})
 		}

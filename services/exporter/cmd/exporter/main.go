@@ -1,4 +1,61 @@
-// Command exporter.
+// Command exporter makes the exports that people ask for.
 package main
 
-func main() {}
+import (
+	"context"
+	"os"
+
+	"github.com/picketd/picket/internal/blob"
+	"github.com/picketd/picket/internal/bus"
+	"github.com/picketd/picket/internal/service"
+	"github.com/picketd/picket/internal/store"
+	"github.com/picketd/picket/services/exporter"
+)
+
+type config struct {
+	service.Common
+	service.Database
+	Blob blob.Config
+	exporter.Config
+}
+
+// Validate checks what only the exporter can.
+func (c *config) Validate() error { return c.Config.Validate() }
+
+func main() {
+	program := service.Program[config]{
+		Name:  "exporter",
+		About: "makes the exports that people ask for",
+		Defaults: config{
+			Common:   service.DefaultCommon("127.0.0.1:9466"),
+			Database: service.DefaultDatabase(),
+			Blob:     blob.DefaultConfig(),
+			Config:   exporter.DefaultConfig(),
+		},
+		Common: func(c *config) *service.Common { return &c.Common },
+		Run:    run,
+	}
+	os.Exit(service.Main(program, os.Args[1:], os.Stderr))
+}
+
+func run(ctx context.Context, kit *service.Kit, conn *bus.Conn, c config) error {
+	address, warning := c.Resolve()
+	if warning != "" {
+		kit.Log.Warn("database settings disagree", "detail", warning)
+	}
+	db, err := store.Open(ctx, store.Options{URL: address, Log: kit.Log, MaxConns: int(c.MaxConns)})
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	objects, err := blob.Open(blob.Options{Config: c.Blob})
+	if err != nil {
+		return err
+	}
+	defer objects.Close()
+	svc, err := exporter.New(c.Config, exporter.Deps{Kit: kit, Conn: conn, Store: db, Blob: objects})
+	if err != nil {
+		return err
+	}
+	return svc.Run(ctx)
+}
