@@ -77,11 +77,14 @@ func (k *Ticker) runNow(ctx context.Context, request *picketv1.RunRequest) *pick
 	return &picketv1.RunReply{Result: outcome.Result, Metrics: metrics}
 }
 
+// mostBeside bounds the search for such an instant: the catalog allows no interval
+// of which that would matter.
+const mostBeside = 1000
+
 // besides returns the first instant from one on at which the check is not due, so
 // that a look there is nobody's tick.
 func (t *target) besides(atMS int64) int64 {
-	for t.schedules.Count(t.serial, t.location, atMS, atMS+1) > 0 {
-		atMS++
+	for last := atMS + mostBeside; atMS < last && t.schedules.Count(t.serial, t.location, atMS, atMS+1) > 0; atMS++ {
 	}
 	return atMS
 }

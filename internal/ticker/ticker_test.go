@@ -131,7 +131,7 @@ func (p *place) catalog(n int, interval time.Duration, url string) {
 	for i := range n {
 		id := fmt.Sprintf("0190f3c4-0000-7000-8000-%012d", i+1)
 		values[bus.CatalogKey("default", "local", id)] = &picketv1.ScheduledCheck{
-			Server: fmt.Sprintf("server-%d", i+1), Org: "default", Location: "local", Lifecycle: "active",
+			Server: fmt.Sprintf("server-%d", i+1), Org: "default", Location: "local", Lifecycle: "active", ServerId: fmt.Sprintf("id-of-server-%d", i+1),
 			Check: &picketv1.Check{
 				Name: "health", Kind: "http", Id: id, Serial: int64(i + 1), Revision: 1,
 				TimeoutMs: interval.Milliseconds() / 2,
