@@ -1,4 +1,35 @@
-// Command collector.
+// Command collector runs one collector as a process of its own.
 package main
 
-func main() {}
+import (
+	"context"
+	"os"
+
+	"github.com/picketd/picket/internal/bus"
+	"github.com/picketd/picket/internal/service"
+	"github.com/picketd/picket/services/collector"
+)
+
+type config struct {
+	service.Common
+	collector.Config
+}
+
+// Validate checks what the collector is told.
+func (c config) Validate() error { return c.Config.Validate() }
+
+func main() {
+	os.Exit(service.Main(service.Program[config]{
+		Name:     "collector",
+		About:    "fetches the figures of the servers of one location and publishes them",
+		Defaults: config{Common: service.DefaultCommon("127.0.0.1:9465"), Config: collector.DefaultConfig()},
+		Common:   func(c *config) *service.Common { return &c.Common },
+		Run: func(ctx context.Context, kit *service.Kit, conn *bus.Conn, c config) error {
+			s, err := collector.New(c.Config, collector.Deps{Kit: kit, Conn: conn})
+			if err != nil {
+				return err
+			}
+			return s.Run(ctx)
+		},
+	}, os.Args[1:], os.Stderr))
+}
