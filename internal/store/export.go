@@ -112,7 +112,7 @@ func (n *NewExport) Normalize(now time.Time) error {
 	var faults Faults
 	source, known := exportSources[n.Type]
 	if !known {
-		faults.add("type", "%q is not one of %s", n.Type, strings.Join(ExportTypes(), ", "))
+		faults.add("export_type", "%q is not one of %s", n.Type, strings.Join(ExportTypes(), ", "))
 	}
 	faults.oneOf("format", n.Format, "csv", "ndjson", "json", "parquet")
 	faults.oneOf("compression", n.Compression, "none", "gzip", "zstd")

@@ -240,7 +240,7 @@ func TestExportRefusals(t *testing.T) {
 		export NewExport
 		fields []string
 	}{
-		{NewExport{Type: "devices"}, []string{"type"}},
+		{NewExport{Type: "devices"}, []string{"export_type"}},
 		{NewExport{Type: "audit", Format: "xml", Compression: "bz2"}, []string{"format", "compression"}},
 		{NewExport{Type: "audit", Filters: ExportFilters{TimeRange: "2h"}}, []string{"filters.time_range"}},
 		{NewExport{Type: "audit", Filters: ExportFilters{TimeRange: "1h", From: &before}}, []string{"filters.time_range"}},

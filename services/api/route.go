@@ -13,6 +13,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
+	"github.com/picketd/picket/internal/blob"
 	"github.com/picketd/picket/internal/store"
 )
 
@@ -36,6 +37,7 @@ func (s *Service) registrations() []func(huma.API) {
 	return []func(huma.API){
 		s.registerTokens,
 		s.registerAudit,
+		s.registerExports,
 	}
 }
 
@@ -116,6 +118,8 @@ func (s *Service) buildRoutes() error {
 	s.mux.Handle("GET /openapi.json", fixed("application/openapi+json", document))
 	s.mux.Handle("GET /openapi-3.0.json", fixed("application/openapi+json", older))
 	s.mux.Handle("GET /docs", page)
+	// Links to exports in a directory carry a signature of their own instead of a token.
+	s.mux.Handle(blob.LinkBase, blob.Handler(s.blob))
 	s.handler = s.wrap(s.mux)
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/picketd/picket/internal/blob"
 	"github.com/picketd/picket/internal/bus"
 	"github.com/picketd/picket/internal/catalog"
 	"github.com/picketd/picket/internal/service"
@@ -35,6 +36,8 @@ type Deps struct {
 	Kit   *service.Kit
 	Conn  *bus.Conn
 	Store *store.Store
+	// Blob holds the exports; nil: none can be downloaded here.
+	Blob blob.Store
 	// Keyring seals what servers want presented; nil: no server can have a token.
 	Keyring *catalog.Keyring
 }
@@ -45,6 +48,7 @@ type Service struct {
 	kit     *service.Kit
 	conn    *bus.Conn
 	store   *store.Store
+	blob    blob.Store
 	keyring *catalog.Keyring
 	log     *slog.Logger
 	metrics *metrics
@@ -69,7 +73,7 @@ func New(config Config, deps Deps) (*Service, error) {
 		return nil, fmt.Errorf("api: %w", err)
 	}
 	s := &Service{
-		config: config, kit: deps.Kit, conn: deps.Conn, store: deps.Store, keyring: deps.Keyring, log: deps.Kit.Log,
+		config: config, kit: deps.Kit, conn: deps.Conn, store: deps.Store, blob: deps.Blob, keyring: deps.Keyring, log: deps.Kit.Log,
 		metrics: metrics, gate: newGate(), tokens: newVerifier(deps.Store), limits: newLimits(config),
 	}
 	if err := s.buildRoutes(); err != nil {

@@ -13,17 +13,17 @@ func formatColumns(columns []store.ExportColumn) []format.Column {
 		out[i].Name = c.Name
 		switch c.Type {
 		case store.ColumnInt:
-			out[i].Type = format.TypeInt
+			out[i].Type = format.Int
 		case store.ColumnFloat:
-			out[i].Type = format.TypeFloat
+			out[i].Type = format.Float
 		case store.ColumnBool:
-			out[i].Type = format.TypeBool
+			out[i].Type = format.Bool
 		case store.ColumnTime:
-			out[i].Type = format.TypeTime
+			out[i].Type = format.Time
 		case store.ColumnJSON:
-			out[i].Type = format.TypeJSON
+			out[i].Type = format.JSON
 		default:
-			out[i].Type = format.TypeString
+			out[i].Type = format.String
 		}
 	}
 	return out

@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 
+	"github.com/picketd/picket/internal/blob"
 	"github.com/picketd/picket/internal/bus"
 	"github.com/picketd/picket/internal/service"
 	"github.com/picketd/picket/internal/store"
@@ -15,6 +16,7 @@ type config struct {
 	service.Common
 	service.Database
 	service.Secrets
+	Blob blob.Config
 	api.Config
 }
 
@@ -30,6 +32,7 @@ func main() {
 		Defaults: config{
 			Common:   service.DefaultCommon("127.0.0.1:9467"),
 			Database: service.DefaultDatabase(),
+			Blob:     blob.DefaultConfig(),
 			Config:   defaults,
 		},
 		Common: func(c *config) *service.Common { return &c.Common },
@@ -52,9 +55,24 @@ func run(ctx context.Context, kit *service.Kit, conn *bus.Conn, c config) error 
 		return err
 	}
 	defer db.Close()
-	svc, err := api.New(c.Config, api.Deps{Kit: kit, Conn: conn, Store: db, Keyring: keyring})
+	objects, err := openExports(c.Blob)
+	if err != nil {
+		return err
+	}
+	if objects != nil {
+		defer objects.Close()
+	}
+	svc, err := api.New(c.Config, api.Deps{Kit: kit, Conn: conn, Store: db, Blob: objects, Keyring: keyring})
 	if err != nil {
 		return err
 	}
 	return svc.Run(ctx)
+}
+
+// openExports returns nil when nothing says where exports are: then everything but their download works.
+func openExports(config blob.Config) (blob.Store, error) {
+	if config.Endpoint == "" && config.Dir == "" {
+		return nil, nil //nolint:nilnil // none is no fault
+	}
+	return blob.Open(blob.Options{Config: config})
 }

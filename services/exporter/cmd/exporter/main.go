@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 
 	"github.com/picketd/picket/internal/blob"
@@ -20,7 +21,7 @@ type config struct {
 }
 
 // Validate checks what only the exporter can.
-func (c *config) Validate() error { return c.Config.Validate() }
+func (c *config) Validate() error { return errors.Join(c.Config.Validate(), c.Blob.Validate()) }
 
 func main() {
 	program := service.Program[config]{
