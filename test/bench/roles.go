@@ -232,7 +232,7 @@ func runProber(ctx context.Context, o options) (figure, error) {
 	if err != nil {
 		return figure{}, err
 	}
-	count := func() int64 { return counter(kit, "picket_events_published_total") }
+	count := func() int64 { return counter(kit, "fleet_events_published_total") }
 	if o.Profile != "" {
 		file, err := os.Create(o.Profile)
 		if err != nil {
