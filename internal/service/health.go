@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // errNotChecked is what a component says before it was looked at.
@@ -99,6 +101,28 @@ func (h *Health) put(name string, c component) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.components[name] = c
+}
+
+// Collector makes a gauge fleet_component_up of each component: 1 well or degraded, 0 not.
+func (h *Health) Collector() prometheus.Collector { return componentCollector{h} }
+
+type componentCollector struct{ health *Health }
+
+func componentDesc() *prometheus.Desc {
+	return prometheus.NewDesc("fleet_component_up", "1 while what the service needs answers it, 0 while not.", []string{"component"}, nil)
+}
+
+func (c componentCollector) Describe(descs chan<- *prometheus.Desc) { descs <- componentDesc() }
+
+func (c componentCollector) Collect(metrics chan<- prometheus.Metric) {
+	desc := componentDesc()
+	for name, component := range c.health.state() {
+		up := 1.0
+		if component.err != nil && !component.degraded {
+			up = 0
+		}
+		metrics <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, up, name)
+	}
 }
 
 // Ready returns nil, or every reason why the service can not do its work now.

@@ -123,7 +123,8 @@ func newKit(name string, common *Common, stderr *os.File) *Kit {
 	if common.Instance == "" {
 		common.Instance = DefaultInstance()
 	}
-	registry := NewRegistry()
+	registry, health := NewRegistry(), NewHealth()
+	registry.MustRegister(health.Collector())
 	return &Kit{
 		Name:     name,
 		Instance: common.Instance,
@@ -132,7 +133,7 @@ func newKit(name string, common *Common, stderr *os.File) *Kit {
 		Started:  time.Now(),
 		Log:      NewLogger(stderr, common.LogLevel, common.LogFormat).With("service", name, "instance", common.Instance),
 		Metrics:  registry,
-		Health:   NewHealth(),
+		Health:   health,
 	}
 }
 
