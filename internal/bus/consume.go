@@ -45,8 +45,8 @@ type ConsumeOptions struct {
 	Available func(ctx context.Context) error
 	// OnHole is told of messages that were discarded unread; when it returns an error it is told again.
 	OnHole func(ctx context.Context, hole Hole) error
-	// OnBacklog is told, every ten seconds, the share 0..1 of the stream's room that is unread.
-	OnBacklog func(share float64)
+	// OnBacklog is told, every ten seconds, the share 0..1 of the stream's room that is unread, and how far the durable is.
+	OnBacklog func(share float64, state ConsumerState)
 	Log       *slog.Logger
 }
 

@@ -77,7 +77,9 @@ func (t *continuity) check(ctx context.Context) error {
 	}
 	floor := state.AckFloor.Stream
 	if t.opts.OnBacklog != nil {
-		t.opts.OnBacklog(backlogShare(info, floor, time.Now()))
+		t.opts.OnBacklog(backlogShare(info, floor, time.Now()), ConsumerState{
+			Name: t.opts.Durable, Pending: state.NumPending, AckPending: state.NumAckPending, Redelivered: state.NumRedelivered,
+		})
 	}
 	if t.opts.OnHole == nil {
 		return nil

@@ -68,11 +68,22 @@ func (s *Store) Partitions(ctx context.Context, now time.Time) ([]Partition, err
 	if err != nil || mode == ModeTimescale {
 		return nil, err
 	}
+	rows, err := s.pool.Query(ctx, `SELECT inhrelid::regclass::text FROM pg_inherits
+		WHERE inhparent IN (SELECT to_regclass(name) FROM unnest($1::text[]) AS t (name))`, partitioned())
+	if err != nil {
+		return nil, fmt.Errorf("look for partitions: %w", err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("look for partitions: %w", err)
+	}
+	present := make(map[string]bool, len(names))
+	for _, name := range names {
+		present[name] = true
+	}
 	partitions := wanted(now)
 	for i := range partitions {
-		if partitions[i].Present, err = attached(ctx, s.pool, partitions[i]); err != nil {
-			return nil, err
-		}
+		partitions[i].Present = present[partitions[i].Name]
 	}
 	return partitions, nil
 }

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/picketd/picket/internal/bus"
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
@@ -30,22 +31,26 @@ func (b *backlog) set(share float64) { b.bits.Store(math.Float64bits(share)) }
 func (b *backlog) get() float64      { return math.Float64frombits(b.bits.Load()) }
 
 // noteBacklog takes a measurement of the consumer.
-func (s *Service) noteBacklog(share float64) {
-	s.backlog.set(share)
-	s.metrics.backlog.Set(share)
+func (r *reader) noteBacklog(share float64, state bus.ConsumerState) {
+	r.backlog.set(share)
+	r.metrics.backlog.WithLabelValues(r.durable).Set(share)
+	r.metrics.pending.WithLabelValues(r.durable).Set(float64(state.Pending))
+	r.metrics.ackPending.WithLabelValues(r.durable).Set(float64(state.AckPending))
+	r.metrics.redelivered.WithLabelValues(r.durable).Set(float64(state.Redelivered))
 	if share >= backlogAlarm {
-		s.log.Error("unread results fill the stream, the oldest will be lost", "share", share)
+		r.log.Error("unread messages fill the stream, the oldest will be lost", "stream", r.stream, "share", share)
 	}
 }
 
-// lookAtBacklog judges the last measurement.
+// lookAtBacklog judges the last measurements.
 func (s *Service) lookAtBacklog(context.Context, time.Time) verdict {
-	share := s.backlog.get()
-	if share < backlogAlarm {
-		return verdict{status: picketv1.Status_STATUS_HEALTHY}
+	for _, r := range []*reader{&s.results.reader, &s.figures.reader} {
+		if share := r.backlog.get(); share >= backlogAlarm {
+			return verdict{
+				picketv1.Status_STATUS_CRITICAL, ReasonBacklog,
+				fmt.Sprintf("what is not yet stored fills %.0f %% of %s, the oldest will be lost", 100*share, r.stream),
+			}
+		}
 	}
-	return verdict{
-		picketv1.Status_STATUS_CRITICAL, ReasonBacklog,
-		fmt.Sprintf("results not yet stored fill %.0f %% of the stream, the oldest will be lost", 100*share),
-	}
+	return verdict{status: picketv1.Status_STATUS_HEALTHY}
 }

@@ -17,7 +17,7 @@ import (
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
-// reasonOf is the dead letter's reason for an error of decode.
+// reasonOf is the dead letter's reason for an error of decoding.
 func reasonOf(err error) string {
 	if errors.Is(err, bus.ErrContract) {
 		return bus.ReasonContract
@@ -25,17 +25,11 @@ func reasonOf(err error) string {
 	return bus.ReasonUnreadable
 }
 
-// decode reads a result and holds it to the contract. Messages of other families are no results and no errors.
-func decode(msg *bus.Msg) (result store.Result, isResult bool, err error) {
-	subject, err := bus.ParseSubject(msg.Subject)
-	if err != nil {
-		if tokens := strings.SplitN(msg.Subject, ".", 4); len(tokens) == 4 && tokens[2] == bus.FamilyProbe {
-			return store.Result{}, false, err
-		}
-		return store.Result{}, false, nil
-	}
-	if subject.Family != bus.FamilyProbe {
-		return store.Result{}, false, nil
+// decodeResult reads a result and holds it to the contract. Messages of other families are no results and no errors.
+func decodeResult(msg *bus.Msg, epoch int64) (result store.Result, isResult bool, err error) {
+	subject, mine, err := parseSubject(msg, bus.FamilyProbe)
+	if err != nil || !mine {
+		return store.Result{}, false, err
 	}
 	probe := &picketv1.ProbeResult{}
 	if err := msg.Decode(probe); err != nil {
@@ -45,8 +39,20 @@ func decode(msg *bus.Msg) (result store.Result, isResult bool, err error) {
 		return store.Result{}, false, err
 	}
 	result, err = toRow(probe)
-	result.StreamSeq = int64(msg.Sequence)
+	result.StreamEpoch, result.StreamSeq = epoch, int64(msg.Sequence)
 	return result, err == nil, err
+}
+
+// parseSubject parses a subject and says whether it is of the family. One that only looks like it is an error.
+func parseSubject(msg *bus.Msg, family string) (subject bus.Subject, mine bool, err error) {
+	subject, err = bus.ParseSubject(msg.Subject)
+	if err != nil {
+		if tokens := strings.SplitN(msg.Subject, ".", 4); len(tokens) == 4 && tokens[2] == family {
+			return bus.Subject{}, false, err
+		}
+		return bus.Subject{}, false, nil
+	}
+	return subject, subject.Family == family, nil
 }
 
 // toRow is the row of a result that keeps the contract.
@@ -67,7 +73,7 @@ func toRow(probe *picketv1.ProbeResult) (store.Result, error) {
 		// Unknown says that we failed to look, whatever the reason: a real outcome of the tick takes its place.
 		Missed: probe.GetStatus() == picketv1.Status_STATUS_UNKNOWN, MissedUntil: timeOf(probe.GetMissedUntil()),
 		OnDemand: probe.GetOnDemand(), CertificateNotAfter: timeOf(probe.GetCertificateNotAfter()),
-		ConnectionReused: probe.GetConnectionReused(), Details: details,
+		ConnectionReused: probe.GetConnectionReused(), Details: details, Samples: samplesOf(probe),
 		Org: probe.GetOrg(), Server: probe.GetServer(), Check: probe.GetCheck(), Kind: probe.GetKind(),
 	}, nil
 }
@@ -110,4 +116,26 @@ func detailsOf(probe *picketv1.ProbeResult) ([]byte, error) {
 		return nil, fmt.Errorf("%w: details: %w", bus.ErrContract, err)
 	}
 	return text, nil
+}
+
+// maxSampleName bounds what a sample may be called: the name is part of its key. Counters with longer names stay in the
+// details of their result.
+const maxSampleName = 255
+
+// samplesOf are the counters of a result as figures of their server.
+func samplesOf(probe *picketv1.ProbeResult) []store.Sample {
+	if len(probe.GetCounters()) == 0 || probe.GetStatus() == picketv1.Status_STATUS_UNKNOWN {
+		return nil // who did not look has seen nothing, and must not stand in the way of who did
+	}
+	at := timeOf(probe.GetScheduledAt())
+	tags := store.Tags(map[string]string{"check": probe.GetCheck(), "location": probe.GetLocation()})
+	samples := make([]store.Sample, 0, len(probe.GetCounters()))
+	for name, value := range probe.GetCounters() {
+		if name != "" && len(name) <= maxSampleName && !math.IsNaN(value) && !math.IsInf(value, 0) {
+			samples = append(samples, store.Sample{
+				Org: probe.GetOrg(), Name: name, Service: probe.GetServer(), Tags: tags, Time: at, Value: value,
+			})
+		}
+	}
+	return samples
 }

@@ -53,15 +53,18 @@ func TestDecode(t *testing.T) {
 	want := store.Result{
 		Location: "local", ScheduledAt: noon, Status: picketv1.Status_STATUS_CRITICAL, Latency: 1500 * time.Microsecond,
 		HTTPStatus: 503, Reason: "http_503", Message: "503 Service Unavailable", StartedAt: noon.Add(2 * time.Millisecond),
-		Instance: "host-1", Revision: 3, CertificateNotAfter: noon.Add(time.Hour), ConnectionReused: true, StreamSeq: 7,
+		Instance: "host-1", Revision: 3, CertificateNotAfter: noon.Add(time.Hour), ConnectionReused: true, StreamEpoch: 5, StreamSeq: 7,
 		Org: "default", Server: "checkout", Check: "health", Kind: "http",
 		Details: []byte(`{"components":[{"name":"database","status":"critical"}],"counters":{"broken":null,"rows":2}}`),
+		Samples: []store.Sample{{
+			Org: "default", Name: "rows", Service: "checkout", Tags: `{"check":"health","location":"local"}`, Time: noon, Value: 2,
+		}},
 	}
 	if err := want.CheckID.UnmarshalText([]byte(checkID)); err != nil {
 		t.Fatal(err)
 	}
 	r := probe(noon)
-	got, isResult, err := decode(message(t, wire.Protobuf, subjectOf(r), r, noon.Add(time.Second)))
+	got, isResult, err := decodeResult(message(t, wire.Protobuf, subjectOf(r), r, noon.Add(time.Second)), 5)
 	if err != nil || !isResult {
 		t.Fatal(isResult, err)
 	}
@@ -70,7 +73,7 @@ func TestDecode(t *testing.T) {
 	}
 	delete(r.Counters, "broken")
 	want.Details = []byte(`{"components":[{"name":"database","status":"critical"}],"counters":{"rows":2}}`)
-	got, _, err = decode(message(t, wire.JSON, subjectOf(r), r, noon.Add(time.Second)))
+	got, _, err = decodeResult(message(t, wire.JSON, subjectOf(r), r, noon.Add(time.Second)), 5)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,8 +87,11 @@ func TestDecodeLeavesOtherFamilies(t *testing.T) {
 	for _, subject := range []string{
 		bus.ClockSubject, bus.CatalogSubject("default", "added", "checkout"), "picket.default.command.close.1", "nonsense",
 	} {
-		if _, isResult, err := decode(&bus.Msg{Subject: subject, Data: []byte("?"), Time: noon}); isResult || err != nil {
+		if _, isResult, err := decodeResult(&bus.Msg{Subject: subject, Data: []byte("?"), Time: noon}, 5); isResult || err != nil {
 			t.Errorf("%s: %v, %v", subject, isResult, err)
+		}
+		if _, isMetric, err := decodeMetric(&bus.Msg{Subject: subject, Data: []byte("?"), Time: noon}, 5); isMetric || err != nil {
+			t.Errorf("%s: %v, %v", subject, isMetric, err)
 		}
 	}
 }
@@ -140,7 +146,7 @@ func TestDecodeHoldsTheContract(t *testing.T) {
 		if r.GetStatus() == picketv1.Status_STATUS_UNKNOWN {
 			subject = subjectOf(r)
 		}
-		got, isResult, err := decode(message(t, wire.Protobuf, subject, r, noon))
+		got, isResult, err := decodeResult(message(t, wire.Protobuf, subject, r, noon), 5)
 		switch {
 		case test.ok && (err != nil || !isResult):
 			t.Errorf("%s: refused: %v", name, err)
@@ -161,7 +167,7 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Add("picket.x.probe.what.is.this", "", []byte("{"))
 	f.Fuzz(func(t *testing.T, subject, contentType string, data []byte) {
-		got, isResult, err := decode(&bus.Msg{Subject: subject, ContentType: contentType, Data: data, Time: noon, Sequence: 1})
+		got, isResult, err := decodeResult(&bus.Msg{Subject: subject, ContentType: contentType, Data: data, Time: noon, Sequence: 1}, 5)
 		if !isResult || err != nil {
 			return
 		}
@@ -170,4 +176,17 @@ func FuzzDecode(f *testing.F) {
 			t.Errorf("let through %+v", got)
 		}
 	})
+}
+
+func TestSamplesOfResults(t *testing.T) {
+	t.Parallel()
+	r := probe(noon)
+	r.Counters = map[string]float64{"": 1, strings.Repeat("x", 256): 1, strings.Repeat("y", 255): 1, "inf": math.Inf(1)}
+	if got := samplesOf(r); len(got) != 1 || got[0].Name[0] != 'y' {
+		t.Errorf("samples %+v, want the one whose name and value can be stored", got)
+	}
+	r.Status = picketv1.Status_STATUS_UNKNOWN
+	if got := samplesOf(r); len(got) != 0 {
+		t.Errorf("samples %+v of a look that failed", got)
+	}
 }

@@ -20,6 +20,16 @@ type position struct {
 	seq   uint64 // highest that came for the first time
 	at    time.Time
 	asked time.Time
+	// stored is what of that is committed.
+	stored store.Position
+}
+
+// reader is one stream as a writer reads it: which life of it, how far, and how far behind.
+type reader struct {
+	*Service
+	stream, durable string
+	position        position
+	backlog         backlog
 }
 
 // resume takes over where the database was left.
@@ -29,22 +39,39 @@ func (p *position) resume(from store.Position) {
 	p.epoch, p.seq, p.at = from.Epoch, uint64(max(from.Seq, 0)), from.At
 }
 
-// seenUntil is the stream time, or the tick, up to which results were seen; zero when none were.
+// seenUntil is the stream time, or the tick, up to which messages were stored; zero when none were.
 func (p *position) seenUntil() time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.at
 }
 
+// now is how far the stream is stored by this process; the zero position when nothing is.
+func (p *position) now() store.Position {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stored
+}
+
 // saw notes a batch that is stored.
 func (p *position) saw(batch []*bus.Msg) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, msg := range batch {
-		if msg.Time.After(p.at) {
-			p.at = msg.Time
-		}
+	if p.stored.Epoch != p.epoch {
+		p.stored = store.Position{Epoch: p.epoch}
 	}
+	for _, msg := range batch {
+		p.at = later(p.at, msg.Time)
+		p.stored.Seq = max(p.stored.Seq, int64(msg.Sequence))
+	}
+	p.stored.At = p.at
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 // needsLook notes the sequences of a batch, and reports whether the stream must be asked which one it is.
@@ -63,19 +90,19 @@ func (p *position) needsLook(batch []*bus.Msg) bool {
 
 // streamEpoch tells which life of the stream a batch is from. Another one than before is a gap: what the old stream
 // had and no writer read is gone.
-func (s *Service) streamEpoch(ctx context.Context, batch []*bus.Msg) (int64, error) {
-	p := &s.position
+func (r *reader) streamEpoch(ctx context.Context, batch []*bus.Msg) (int64, error) {
+	p := &r.position
 	before := p.seq
 	if !p.needsLook(batch) {
 		return p.epoch, nil
 	}
-	info, err := s.bus.StreamInfo(ctx, bus.StreamEvents)
+	info, err := r.bus.StreamInfo(ctx, r.stream)
 	if err != nil {
 		p.forget()
 		return 0, err
 	}
 	if was := p.epoch; was != 0 && was != info.Epoch() {
-		if err := s.recordNewStream(ctx, was, before, batch[0].Time); err != nil {
+		if err := r.recordNewStream(ctx, was, before, batch[0].Time); err != nil {
 			p.forget()
 			return 0, err
 		}
@@ -93,21 +120,21 @@ func (p *position) forget() {
 	p.asked = time.Time{}
 }
 
-func (s *Service) recordNewStream(ctx context.Context, epoch int64, seq uint64, until time.Time) error {
-	from := s.position.seenUntil()
+func (r *reader) recordNewStream(ctx context.Context, epoch int64, seq uint64, until time.Time) error {
+	from := r.position.seenUntil()
 	if from.After(until) {
 		from = until
 	}
-	s.log.Error("event stream was made anew, what it held unread is lost", "from", from, "to", until)
-	return s.store.RecordGap(ctx, store.StreamGap{
-		Stream: bus.StreamEvents, Consumer: Durable, StreamEpoch: epoch,
+	r.log.Error("stream was made anew, what it held unread is lost", "stream", r.stream, "from", from, "to", until)
+	return r.store.RecordGap(ctx, store.StreamGap{
+		Stream: r.stream, Consumer: r.durable, StreamEpoch: epoch,
 		FromSeq: int64(seq) + 1, ToSeq: int64(seq) + 1, From: from, To: until, Reason: "recreated",
 	})
 }
 
 // recordHole keeps what the stream discarded before any writer had it.
-func (s *Service) recordHole(ctx context.Context, hole bus.Hole) error {
-	from, until := s.position.seenUntil(), hole.Until
+func (r *reader) recordHole(ctx context.Context, hole bus.Hole) error {
+	from, until := r.position.seenUntil(), hole.Until
 	if oldest := until.Add(-bus.EventAge - time.Hour); from.Before(oldest) {
 		// Nobody was there for longer than the stream remembers: its own bound is the best that can be said.
 		from = oldest
@@ -115,10 +142,10 @@ func (s *Service) recordHole(ctx context.Context, hole bus.Hole) error {
 	if from.After(until) {
 		from = until
 	}
-	s.log.Error("results were discarded unread", "stream", hole.Stream, "from_seq", hole.From, "to_seq", hole.To,
+	r.log.Error("messages were discarded unread", "stream", hole.Stream, "from_seq", hole.From, "to_seq", hole.To,
 		"from", from, "to", until)
-	return s.store.RecordGap(ctx, store.StreamGap{
-		Stream: hole.Stream, Consumer: Durable, StreamEpoch: hole.Epoch,
+	return r.store.RecordGap(ctx, store.StreamGap{
+		Stream: hole.Stream, Consumer: r.durable, StreamEpoch: hole.Epoch,
 		FromSeq: int64(hole.From), ToSeq: int64(hole.To), From: from, To: until, Reason: "overrun",
 	})
 }

@@ -141,19 +141,25 @@ func (w *world) until(what string, ok func() bool) {
 	}
 }
 
-// history is everything that is stored.
-func (w *world) exec(sql string) {
+func (w *world) pgx() *pgx.Conn {
 	w.t.Helper()
 	conn, err := pgx.Connect(w.t.Context(), w.database.URL)
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	return conn
+}
+
+func (w *world) exec(sql string) {
+	w.t.Helper()
+	conn := w.pgx()
 	defer conn.Close(context.WithoutCancel(w.t.Context()))
 	if _, err := conn.Exec(w.t.Context(), sql); err != nil {
 		w.t.Fatal(err)
 	}
 }
 
+// history is every result that is stored.
 func (w *world) history() []store.Result {
 	w.t.Helper()
 	rows, err := w.store.History(w.t.Context(), store.HistoryQuery{

@@ -5,10 +5,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/picketd/picket/internal/store"
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
-// Picket's check on its own history table. Whoever registers Picket's own parts in the catalog registers it, as a
+// Picket's check on its own tables of months. Whoever registers Picket's own parts in the catalog registers it, as a
 // reported check, under this name of a server; the writers find it there.
 const (
 	SelfServer     = "picket-database"
@@ -18,16 +19,14 @@ const (
 	ReasonPartitionMissing = "partition_missing"
 )
 
-const (
-	upkeepEvery = time.Hour
-	upkeepRetry = 30 * time.Second
-)
+// partitionsEvery is how often the months ahead are made.
+const partitionsEvery = time.Hour
 
 // keepPartitions makes the months ahead: at the start, each hour, and soon again after a failure. All writers do; the
 // store lets one at a time.
 func (s *Service) keepPartitions(ctx context.Context) {
 	for {
-		wait := upkeepEvery
+		wait := partitionsEvery
 		if err := s.store.EnsurePartitions(ctx, time.Now()); err != nil && ctx.Err() == nil {
 			s.log.Error("partitions not made", "err", err)
 			wait = upkeepRetry
@@ -44,14 +43,23 @@ func (s *Service) lookAtPartitions(ctx context.Context, now time.Time) verdict {
 	if err != nil {
 		return verdict{picketv1.Status_STATUS_UNKNOWN, "database_unavailable", "the database could not be asked"}
 	}
-	var missing []string
-	for _, partition := range partitions {
-		if !partition.Present {
-			missing = append(missing, partition.Name)
-		}
+	absent := missing(partitions)
+	s.metrics.missingPartitions.Set(float64(len(absent)))
+	for _, name := range absent {
+		s.log.Error("partition missing", "partition", name)
 	}
-	if len(missing) > 0 {
-		return verdict{picketv1.Status_STATUS_CRITICAL, ReasonPartitionMissing, "missing " + strings.Join(missing, ", ")}
+	if len(absent) > 0 {
+		return verdict{picketv1.Status_STATUS_CRITICAL, ReasonPartitionMissing, "missing " + strings.Join(absent, ", ")}
 	}
 	return verdict{status: picketv1.Status_STATUS_HEALTHY}
+}
+
+func missing(partitions []store.Partition) []string {
+	var names []string
+	for _, partition := range partitions {
+		if !partition.Present {
+			names = append(names, partition.Name)
+		}
+	}
+	return names
 }

@@ -131,11 +131,24 @@ func TestBacklogIsReported(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, bus.StreamLimits{})
 	svc, _ := w.service("one")
+	results := func(s *Service) *reader { return &s.results.reader }
+	metrics := func(s *Service) *reader { return &s.figures.reader }
 	for _, step := range []struct {
+		of    func(*Service) *reader
 		share float64
 		want  picketv1.Status
-	}{{0, picketv1.Status_STATUS_HEALTHY}, {0.49, picketv1.Status_STATUS_HEALTHY}, {0.5, picketv1.Status_STATUS_CRITICAL}, {0.1, picketv1.Status_STATUS_HEALTHY}} {
-		svc.noteBacklog(step.share)
+	}{
+		{results, 0, picketv1.Status_STATUS_HEALTHY},
+		{results, 0.49, picketv1.Status_STATUS_HEALTHY},
+		{results, 0.5, picketv1.Status_STATUS_CRITICAL},
+		{results, 0.1, picketv1.Status_STATUS_HEALTHY},
+		{metrics, 0.5, picketv1.Status_STATUS_CRITICAL},
+		{metrics, 0.1, picketv1.Status_STATUS_HEALTHY},
+	} {
+		for _, r := range []*reader{&svc.results.reader, &svc.figures.reader} {
+			r.noteBacklog(0, bus.ConsumerState{})
+		}
+		step.of(svc).noteBacklog(step.share, bus.ConsumerState{Pending: 3})
 		if got := svc.lookAtBacklog(t.Context(), time.Now()); got.status != step.want {
 			t.Errorf("at %v: %+v", step.share, got)
 		}

@@ -1,9 +1,9 @@
-// Package writer is the service that stores probe results: it reads the event stream through a durable that all its
-// replicas share, and acknowledges a message only after its row is committed. It also keeps check_states, the months of
-// the history table, and the record of what the stream threw away unread.
+// Package writer is the service that stores probe results and metrics: it reads both streams through durables that all
+// its replicas share, and acknowledges a message only after its row is committed. It also keeps check_states, the months
+// of the tables, roll-ups, retention, and the record of what a stream threw away unread.
 //
-// May enter: messages of PICKET_EVENTS. May leave: rows, dead letters, and results of the check that Picket makes on its
-// own table. It never talks to targets or people.
+// May enter: messages of PICKET_EVENTS and PICKET_METRICS. May leave: rows, dead letters, figures of the database, and
+// results of the checks that Picket makes on its own tables. It never talks to targets or people.
 package writer
 
 import (
@@ -22,8 +22,11 @@ import (
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
-// Durable is the consumer of PICKET_EVENTS that all writers share.
-const Durable = "writer"
+// The consumers that all writers share: Durable is that of PICKET_EVENTS, MetricsDurable that of PICKET_METRICS.
+const (
+	Durable        = "writer"
+	MetricsDurable = "writer-metrics"
+)
 
 const (
 	pingEvery = time.Second
@@ -31,33 +34,6 @@ const (
 	// comes again.
 	finishGrace = 5 * time.Second
 )
-
-// Config is what the writer can be told.
-type Config struct {
-	BatchRows  int           `env:"PICKET_WRITER_BATCH_ROWS" desc:"Most results in one transaction."`
-	BatchWait  time.Duration `env:"PICKET_WRITER_BATCH_WAIT" desc:"How long a batch gathers results before it is written."`
-	StateFlush time.Duration `env:"PICKET_WRITER_STATE_FLUSH" desc:"How often the times of current states are written; changes of status never wait for it."`
-}
-
-// DefaultConfig returns the defaults.
-func DefaultConfig() Config {
-	return Config{BatchRows: 5000, BatchWait: 250 * time.Millisecond, StateFlush: 10 * time.Second}
-}
-
-// Validate names every setting that is out of range.
-func (c Config) Validate() error {
-	var faults []error
-	if c.BatchRows < 1 || c.BatchRows > 20_000 {
-		faults = append(faults, fmt.Errorf("PICKET_WRITER_BATCH_ROWS: %d is not within 1 and 20000", c.BatchRows))
-	}
-	if c.BatchWait <= 0 || c.BatchWait > 10*time.Second {
-		faults = append(faults, fmt.Errorf("PICKET_WRITER_BATCH_WAIT: %s is not within 0 and 10s", c.BatchWait))
-	}
-	if c.StateFlush <= 0 || c.StateFlush > 10*time.Minute {
-		faults = append(faults, fmt.Errorf("PICKET_WRITER_STATE_FLUSH: %s is not within 0 and 10m", c.StateFlush))
-	}
-	return errors.Join(faults...)
-}
 
 // Deps is what the writer works with. It closes none of it.
 type Deps struct {
@@ -68,15 +44,15 @@ type Deps struct {
 
 // Service is the writer. Run it once.
 type Service struct {
-	config   Config
-	kit      *service.Kit
-	bus      *bus.Conn
-	store    *store.Store
-	log      *slog.Logger
-	metrics  *metrics
-	results  *store.ResultWriter
-	position position
-	backlog  backlog
+	config  Config
+	kit     *service.Kit
+	bus     *bus.Conn
+	store   *store.Store
+	log     *slog.Logger
+	metrics *metrics
+	writer  *store.ResultWriter
+	results intake[store.Result]
+	figures intake[store.Metric]
 
 	rows    atomic.Int64
 	refused atomic.Int64
@@ -91,10 +67,28 @@ func New(config Config, deps Deps) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("writer: %w", err)
 	}
-	return &Service{
+	s := &Service{
 		config: config, kit: deps.Kit, bus: deps.Conn, store: deps.Store, log: deps.Kit.Log,
-		metrics: metrics, results: deps.Store.NewResultWriter(),
-	}, nil
+		metrics: metrics, writer: deps.Store.NewResultWriter(),
+	}
+	s.results = intake[store.Result]{
+		reader: reader{Service: s, stream: bus.StreamEvents, durable: Durable},
+		table:  "server_health_checks", component: "storing",
+		decode: decodeResult, write: s.writer.Write,
+		looked: func(row *store.Result) time.Time {
+			if row.Missed {
+				return time.Time{}
+			}
+			return row.ScheduledAt
+		},
+	}
+	s.figures = intake[store.Metric]{
+		reader: reader{Service: s, stream: bus.StreamMetrics, durable: MetricsDurable},
+		table:  "server_metrics_aggregated", component: "storing metrics",
+		decode: decodeMetric, write: deps.Store.NewMetricWriter(s.writer).Write,
+		looked: func(row *store.Metric) time.Time { return row.ScheduledAt },
+	}
+	return s, nil
 }
 
 // Run writes until ctx ends, finishes the batch in hand, and returns nil then. It waits for the database and its schema,
@@ -121,16 +115,14 @@ func (s *Service) work(ctx context.Context) error {
 		return nil
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		return s.bus.Consume(ctx, bus.ConsumeOptions{
-			Stream: bus.StreamEvents, Durable: Durable, Log: s.log,
-			MaxBatch: s.config.BatchRows, MaxWait: s.config.BatchWait,
-			Handle: s.handleShown, Available: s.store.CheckSchema,
-			OnHole: s.recordHole, OnBacklog: s.noteBacklog,
-		})
-	})
+	group.Go(func() error { return s.results.run(ctx) })
+	group.Go(func() error { return s.figures.run(ctx) })
 	group.Go(func() error { s.flushStates(ctx); return nil })
 	group.Go(func() error { s.keepPartitions(ctx); return nil })
+	group.Go(func() error { s.sampleFigures(ctx); return nil })
+	for _, work := range s.upkeeps() {
+		group.Go(func() error { s.keepUp(ctx, work); return nil })
+	}
 	for _, check := range []reported{
 		{SelfServer, PartitionCheck, s.lookAtPartitions},
 		{WriterServer, BacklogCheck, s.lookAtBacklog},
@@ -147,9 +139,14 @@ func (s *Service) prepare(ctx context.Context) bool {
 		if s.store.WaitForSchema(ctx) != nil {
 			return false
 		}
-		newest, err := s.results.LoadStates(ctx)
+		newest, err := s.writer.LoadStates(ctx)
+		var stored store.Position
 		if err == nil {
-			s.position.resume(newest)
+			stored, err = s.store.LoadPosition(ctx, bus.StreamMetrics, MetricsDurable)
+		}
+		if err == nil {
+			s.results.position.resume(newest)
+			s.figures.position.resume(stored)
 			s.kit.Health.Set("schema", nil)
 			return true
 		}
@@ -163,15 +160,23 @@ func (s *Service) prepare(ctx context.Context) bool {
 // flushStates moves the times of current states at every interval, and once more at the end.
 func (s *Service) flushStates(ctx context.Context) {
 	for sleep(ctx, s.config.StateFlush) {
-		if err := s.results.Flush(ctx); err != nil && ctx.Err() == nil {
+		if err := s.flush(ctx); err != nil && ctx.Err() == nil {
 			s.log.Warn("current states not written, trying again with the next", "err", err)
 		}
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishGrace)
 	defer cancel()
-	if err := s.results.Flush(last); err != nil {
+	if err := s.flush(last); err != nil {
 		s.log.Warn("current states not written before the stop", "err", err)
 	}
+}
+
+func (s *Service) flush(ctx context.Context) error {
+	err := s.writer.Flush(ctx)
+	if at := s.figures.position.now(); at.Epoch != 0 {
+		err = errors.Join(err, s.store.SavePosition(ctx, bus.StreamMetrics, MetricsDurable, at))
+	}
+	return err
 }
 
 func (s *Service) fillHeartbeat(status *picketv1.WorkerStatus) {

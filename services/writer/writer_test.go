@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -19,17 +20,19 @@ import (
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
-// consumer is the state of the durable, as the server sees it.
-func (w *world) consumer() *server.ConsumerInfo {
+// consumer is the state of the durable of results, as the server sees it.
+func (w *world) consumer() *server.ConsumerInfo { return w.consumerOf(bus.StreamEvents, Durable) }
+
+func (w *world) consumerOf(stream, durable string) *server.ConsumerInfo {
 	w.t.Helper()
 	state, err := w.nats.Server().Jsz(&server.JSzOptions{Streams: true, Consumer: true})
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	for _, account := range state.AccountDetails {
-		for _, stream := range account.Streams {
-			for _, consumer := range stream.Consumer {
-				if stream.Name == bus.StreamEvents && consumer.Name == Durable {
+		for _, detail := range account.Streams {
+			for _, consumer := range detail.Consumer {
+				if detail.Name == stream && consumer.Name == durable {
 					return consumer
 				}
 			}
@@ -84,25 +87,37 @@ func TestWriterStoresAndAcks(t *testing.T) {
 			t.Errorf("not ready: %v", err)
 		}
 	}
-	total := counter(t, one, "picket_writer_rows_total") + counter(t, other, "picket_writer_rows_total")
-	doubles := counter(t, one, "picket_writer_rows_deduplicated_total") + counter(t, other, "picket_writer_rows_deduplicated_total")
+	total := counter(t, one, "fleet_writer_rows_total") + counter(t, other, "fleet_writer_rows_total")
+	doubles := counter(t, one, "fleet_writer_rows_deduplicated_total") + counter(t, other, "fleet_writer_rows_deduplicated_total")
 	if total != ticks*checks || doubles != checks {
 		t.Errorf("metrics say %v rows and %v doubles, want %d and %d", total, doubles, ticks*checks, checks)
 	}
 }
 
+// counter is a metric about results: of their table, or of their consumer.
 func counter(t *testing.T, r *running, name string) float64 {
+	t.Helper()
+	return metricOf(t, r, name, "server_health_checks", Durable)
+}
+
+// metricOf is the value, or the count, of the series of a metric that has one of the labels, 0 where there is none yet.
+func metricOf(t *testing.T, r *running, name string, labels ...string) float64 {
 	t.Helper()
 	families, err := r.kit.Metrics.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, family := range families {
-		if family.GetName() == name {
-			return family.GetMetric()[0].GetCounter().GetValue()
+		if family.GetName() != name {
+			continue
+		}
+		for _, m := range family.GetMetric() {
+			if len(m.GetLabel()) > 0 && !slices.Contains(labels, m.GetLabel()[0].GetValue()) {
+				continue
+			}
+			return m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
 		}
 	}
-	t.Fatalf("no metric %s", name)
 	return 0
 }
 
@@ -348,7 +363,10 @@ func TestConfigIsChecked(t *testing.T) {
 		t.Error(err)
 	}
 	err := Config{}.Validate()
-	for _, name := range []string{"PICKET_WRITER_BATCH_ROWS", "PICKET_WRITER_BATCH_WAIT", "PICKET_WRITER_STATE_FLUSH"} {
+	for _, name := range []string{"PICKET_WRITER_BATCH_ROWS", "PICKET_WRITER_BATCH_WAIT", "PICKET_WRITER_STATE_FLUSH",
+		"METRICS_COLLECTION_INTERVAL", "PICKET_RETENTION_RESULTS", "PICKET_RETENTION_METRICS:", "PICKET_RETENTION_METRICS_5M",
+		"PICKET_RETENTION_METRICS_1H", "PICKET_RETENTION_METRICS_1D", "PICKET_RETENTION_SYSTEM_METRICS:",
+		"PICKET_RETENTION_SYSTEM_METRICS_HOURLY", "PICKET_RETENTION_ALERTS", "PICKET_RETENTION_GAPS", "PICKET_RETENTION_AUDIT"} {
 		if err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%v does not name %s", err, name)
 		}
