@@ -94,7 +94,7 @@ func (c *resetCommand) Run(ctx context.Context, std console) error {
 		return err
 	}
 	// With a database of yours the key still opens what is sealed there, and the token is still the one it knows.
-	var remove []string
+	remove := []string{exportsDir}
 	if _, err := os.Stat(filepath.Join(dir, "postgres")); err == nil {
 		remove = append(remove, adminTokenFile, secretKeyFile)
 	}

@@ -12,6 +12,8 @@ import (
 	"github.com/picketd/picket/services/alerter"
 	"github.com/picketd/picket/services/api"
 	catalogservice "github.com/picketd/picket/services/catalog"
+	"github.com/picketd/picket/services/collector"
+	"github.com/picketd/picket/services/exporter"
 	"github.com/picketd/picket/services/prober"
 	"github.com/picketd/picket/services/writer"
 )
@@ -31,7 +33,18 @@ func (st *stack) services() []*part {
 	return []*part{
 		st.newPart("api", st.storing(st.newAPI)),
 		st.newPart("prober", st.connected(func(kit *service.Kit, conn *bus.Conn) (runner, error) {
-			return prober.New(s.Prober, prober.Deps{Kit: kit, Conn: conn})
+			keyring, err := s.Keyring()
+			if err != nil {
+				return nil, err
+			}
+			return prober.New(s.Prober, prober.Deps{Kit: kit, Conn: conn, Keyring: keyring})
+		})),
+		st.newPart("collector", st.connected(func(kit *service.Kit, conn *bus.Conn) (runner, error) {
+			s.Collector.Secrets = s.Secrets
+			return collector.New(s.Collector, collector.Deps{Kit: kit, Conn: conn})
+		})),
+		st.newPart("exporter", st.storing(func(kit *service.Kit, conn *bus.Conn, db *store.Store) (runner, error) {
+			return exporter.New(s.Exporter, exporter.Deps{Kit: kit, Conn: conn, Store: db, Blob: st.exports})
 		})),
 		st.newPart("alerter", st.storing(func(kit *service.Kit, conn *bus.Conn, db *store.Store) (runner, error) {
 			return alerter.New(s.Alerter, alerter.Deps{Kit: kit, Conn: conn, Store: db, Limits: st.limits()})
@@ -51,7 +64,7 @@ func (st *stack) newAPI(kit *service.Kit, conn *bus.Conn, db *store.Store) (runn
 	if err != nil {
 		return nil, err
 	}
-	svc, err := api.New(st.settings.API, api.Deps{Kit: kit, Conn: conn, Store: db, Keyring: keyring})
+	svc, err := api.New(st.settings.API, api.Deps{Kit: kit, Conn: conn, Store: db, Blob: st.exports, Keyring: keyring})
 	if err != nil {
 		return nil, err
 	}

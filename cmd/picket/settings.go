@@ -6,11 +6,14 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/picketd/picket/internal/blob"
 	"github.com/picketd/picket/internal/embedded"
 	"github.com/picketd/picket/internal/service"
 	"github.com/picketd/picket/services/alerter"
 	"github.com/picketd/picket/services/api"
 	"github.com/picketd/picket/services/catalog"
+	"github.com/picketd/picket/services/collector"
+	"github.com/picketd/picket/services/exporter"
 	"github.com/picketd/picket/services/prober"
 	"github.com/picketd/picket/services/writer"
 )
@@ -25,9 +28,12 @@ type settings struct {
 	NATSListen string `env:"PICKET_NATS_LISTEN" desc:"Address of the NATS server inside picket up."`
 	Catalog    catalog.Config
 	Prober     prober.Config
+	Collector  collector.Config
 	Writer     writer.Config
 	Alerter    alerter.Config
+	Exporter   exporter.Config
 	API        api.Config
+	Blob       blob.Config
 }
 
 func defaultSettings() settings {
@@ -39,15 +45,28 @@ func defaultSettings() settings {
 		NATSListen: embedded.DefaultNATSListen,
 		Catalog:    catalog.DefaultConfig(),
 		Prober:     prober.DefaultConfig(),
+		Collector:  collector.DefaultConfig(),
 		Writer:     writer.DefaultConfig(),
 		Alerter:    alerter.DefaultConfig(),
+		Exporter:   exporter.DefaultConfig(),
 		API:        api.DefaultConfig(), // on the listener of this process
+		Blob:       blob.DefaultConfig(),
 	}
 }
 
 // Validate checks every part.
 func (s *settings) Validate() error {
-	return errors.Join(s.Catalog.Validate(), s.Prober.Validate(), s.Writer.Validate(), s.Alerter.Validate(), s.API.Validate())
+	return errors.Join(s.Catalog.Validate(), s.Prober.Validate(), s.Collector.Validate(), s.Writer.Validate(), s.Alerter.Validate(),
+		s.Exporter.Validate(), s.API.Validate(), s.exports().Validate())
+}
+
+// exports says where the exports are: in the data directory when nothing else is said.
+func (s *settings) exports() blob.Config {
+	config := s.Blob
+	if config.Endpoint == "" && config.Dir == "" {
+		config.Dir = filepath.Join(s.DataDir, exportsDir)
+	}
+	return config
 }
 
 // loadSettings reads the defaults, the file and the environment.

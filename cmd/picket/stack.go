@@ -16,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/picketd/picket/internal/blob"
 	"github.com/picketd/picket/internal/bus"
 	"github.com/picketd/picket/internal/embedded"
 	"github.com/picketd/picket/internal/service"
@@ -27,6 +28,8 @@ const (
 	postgresRestart = time.Second
 	// leastStreamBytes holds a day of some hundred checks.
 	leastStreamBytes = 256 << 20
+	// exportsDir is where exports are kept in the data directory when there is no object store.
+	exportsDir = "exports"
 )
 
 // stack is everything that runs in one process, from the ground up: the
@@ -44,6 +47,7 @@ type stack struct {
 	// databaseKit and db answer for the database itself.
 	databaseKit *service.Kit
 	db          *store.Store
+	exports     blob.Store // of the exporter and the api
 	parts       []*part
 	// api answers whatever is not about the process; it is the one of the api's newest run.
 	api atomic.Pointer[http.Handler]
@@ -78,6 +82,9 @@ func newStack(ctx context.Context, s settings, demo bool, reload <-chan os.Signa
 		return nil, err
 	}
 	if st.db, err = st.openStore(ctx, st.databaseKit); err != nil {
+		return nil, err
+	}
+	if st.exports, err = blob.Open(blob.Options{Config: s.exports()}); err != nil {
 		return nil, err
 	}
 	if demo {
@@ -217,6 +224,11 @@ func (st *stack) close() {
 	if st.nats != nil {
 		st.nats.Stop()
 	}
+	if st.exports != nil {
+		if err := st.exports.Close(); err != nil {
+			st.log.Error("store of the exports not closed", "err", err)
+		}
+	}
 	if st.db != nil {
 		st.db.Close()
 	}
@@ -240,7 +252,7 @@ type part struct {
 }
 
 func (st *stack) newPart(name string, run func(ctx context.Context, kit *service.Kit) error) *part {
-	return &part{
+	p := &part{
 		kit: &service.Kit{
 			Name: name, Instance: st.settings.Instance, Location: st.settings.Location, Version: service.Version(), Started: time.Now(),
 			Log: st.log.With("service", name), Health: service.NewHealth(),
@@ -248,6 +260,8 @@ func (st *stack) newPart(name string, run func(ctx context.Context, kit *service
 		run:  run,
 		done: make(chan struct{}),
 	}
+	service.Starting(p.kit)
+	return p
 }
 
 func (p *part) start(ctx context.Context) {

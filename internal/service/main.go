@@ -169,6 +169,7 @@ func run[C any](ctx context.Context, program Program[C], kit *Kit, config C, com
 	// says "stopping" for as long as the stop takes.
 	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopAdmin()
+	Starting(kit)
 	mux := http.NewServeMux()
 	mux.Handle("/", Handler(kit))
 	mux.Handle("GET /metrics", MetricsHandler(kit.Metrics))
@@ -215,14 +216,24 @@ func awaitStop(ctx context.Context, served <-chan error, timeout time.Duration) 
 // restoreEvery is how long a stream that somebody deleted is missing at most.
 const restoreEvery = 5 * time.Second
 
+// Who has not begun is not ready.
+const streamsComponent = "streams"
+
+var errStarting = errors.New("not there yet")
+
+// Starting marks a service as not ready until WithStreams has run.
+func Starting(kit *Kit) { kit.Health.Set(streamsComponent, errStarting) }
+
 // WithStreams creates the streams, trying until the server is there, and runs work then; it creates those that are deleted
 // meanwhile anew. It returns work's error, and nil when ctx ends before.
 func WithStreams(
 	ctx context.Context, kit *Kit, conn *bus.Conn, limits bus.StreamLimits, work func(ctx context.Context) error,
 ) error {
+	kit.Health.Set(streamsComponent, errStarting)
 	if !ensureStreams(ctx, kit, conn, limits) {
 		return nil
 	}
+	kit.Health.Set(streamsComponent, nil)
 	keeping, stop := context.WithCancel(ctx)
 	var kept sync.WaitGroup
 	kept.Go(func() { restoreStreams(keeping, kit, conn, limits) })
