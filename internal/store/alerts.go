@@ -118,23 +118,27 @@ func activeAlerts(ctx context.Context, q querier) ([]Alert, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read active alerts: %w", err)
 	}
-	alerts, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Alert, error) {
-		var a Alert
-		var check *uuid.UUID
-		var opened, acknowledged, closed *time.Time
-		err := row.Scan(&a.ID, &a.Org, &a.Fingerprint, &a.Kind, &a.Severity, &a.State, &a.Server, &a.CheckName, &check, &a.Location,
-			&a.Summary, &a.Reason, &a.Since, &a.PendingAt, &opened, &acknowledged, &closed, &a.TriggerCount, &a.AcknowledgedBy, &a.Details)
-		if check != nil {
-			a.CheckID = *check
-		}
-		a.Since, a.PendingAt = a.Since.UTC(), a.PendingAt.UTC()
-		a.OpenedAt, a.AcknowledgedAt, a.ClosedAt = orZero(opened), orZero(acknowledged), orZero(closed)
-		return a, err
-	})
+	alerts, err := pgx.CollectRows(rows, scanAlert)
 	if err != nil {
 		return nil, fmt.Errorf("read active alerts: %w", err)
 	}
 	return alerts, nil
+}
+
+func scanAlert(row pgx.CollectableRow) (Alert, error) {
+	var (
+		a                            Alert
+		check                        *uuid.UUID
+		opened, acknowledged, closed *time.Time
+	)
+	err := row.Scan(&a.ID, &a.Org, &a.Fingerprint, &a.Kind, &a.Severity, &a.State, &a.Server, &a.CheckName, &check, &a.Location,
+		&a.Summary, &a.Reason, &a.Since, &a.PendingAt, &opened, &acknowledged, &closed, &a.TriggerCount, &a.AcknowledgedBy, &a.Details)
+	if check != nil {
+		a.CheckID = *check
+	}
+	a.Since, a.PendingAt = a.Since.UTC(), a.PendingAt.UTC()
+	a.OpenedAt, a.AcknowledgedAt, a.ClosedAt = orZero(opened), orZero(acknowledged), orZero(closed)
+	return a, err
 }
 
 func orZero(t *time.Time) time.Time {

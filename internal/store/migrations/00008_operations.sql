@@ -8,6 +8,60 @@ COMMENT ON COLUMN alert_events.actor IS 'who made the transition, when a person 
 -- Lists of one server's or one state's alerts, newest first.
 CREATE INDEX system_alerts_server ON system_alerts (org, server, pending_at DESC, id);
 
+-- When a server was probed, and when what it showed counts: what was seen in maintenance is neither up nor down.
+CREATE TABLE server_lifecycles (
+    server_id uuid        NOT NULL REFERENCES managed_servers (id) ON DELETE CASCADE,
+    since     timestamptz NOT NULL,
+    lifecycle text COLLATE "C" NOT NULL,
+    PRIMARY KEY (server_id, since)
+);
+COMMENT ON TABLE server_lifecycles IS 'Lifecycle of a server, or removed, each from since until the next; kept by a trigger of managed_servers.';
+INSERT INTO server_lifecycles (server_id, since, lifecycle)
+SELECT id, created_at, CASE WHEN removed_at IS NULL THEN lifecycle ELSE 'removed' END FROM managed_servers;
+-- +goose StatementBegin
+CREATE FUNCTION picket_lifecycle_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    now_is text := CASE WHEN NEW.removed_at IS NULL THEN NEW.lifecycle ELSE 'removed' END;
+BEGIN
+    IF TG_OP = 'INSERT' OR now_is <> (CASE WHEN OLD.removed_at IS NULL THEN OLD.lifecycle ELSE 'removed' END) THEN
+        INSERT INTO server_lifecycles (server_id, since, lifecycle) VALUES (NEW.id, clock_timestamp(), now_is)
+        ON CONFLICT (server_id, since) DO UPDATE SET lifecycle = excluded.lifecycle;
+    END IF;
+    RETURN NULL;
+END
+$$;
+-- +goose StatementEnd
+CREATE TRIGGER lifecycle_changed AFTER INSERT OR UPDATE OF lifecycle, removed_at ON managed_servers
+    FOR EACH ROW EXECUTE FUNCTION picket_lifecycle_changed();
+
+-- Live readers that were away for longer than the stream remembers go on from here. Rows come nearly in this order, so
+-- that a few bytes for every hundred pages are enough.
+CREATE INDEX server_health_checks_stream ON server_health_checks USING brin (stream_epoch, stream_seq) WITH (autosummarize = on);
+CREATE INDEX alert_events_stream ON alert_events (org, stream_epoch, stream_seq);
+
+CREATE VIEW v_fleet_summary AS
+SELECT org, count(*) AS total_servers,
+       count(*) FILTER (WHERE lifecycle = 'active') AS active_servers,
+       count(*) FILTER (WHERE lifecycle = 'maintenance') AS maintenance_servers,
+       count(*) FILTER (WHERE lifecycle = 'inactive') AS inactive_servers,
+       count(*) FILTER (WHERE health_status = 'healthy') AS healthy_servers,
+       count(*) FILTER (WHERE health_status = 'degraded') AS degraded_servers,
+       count(*) FILTER (WHERE health_status = 'critical') AS critical_servers,
+       count(*) FILTER (WHERE health_status = 'unreachable') AS unreachable_servers,
+       count(*) FILTER (WHERE health_status = 'unknown') AS unknown_servers,
+       count(DISTINCT nullif(region, '')) AS regions, max(last_health_check_at) AS last_health_check_at
+FROM managed_servers WHERE removed_at IS NULL GROUP BY org;
+COMMENT ON VIEW v_fleet_summary IS 'Living servers by lifecycle and by health status, per organization.';
+
+CREATE VIEW v_server_health_overview AS
+SELECT DISTINCT ON (s.id) s.org, s.id AS server_id, s.name AS server, s.lifecycle, s.health_status, s.last_seen_at,
+       k.check_name, k.location, k.scheduled_at, picket_status_word(k.status) AS status, k.since,
+       k.latency_us / 1000.0 AS latency_ms, k.reason, k.message
+FROM managed_servers s JOIN checks c ON c.server_id = s.id AND c.removed_at IS NULL
+JOIN check_states k ON k.check_id = c.id
+WHERE s.removed_at IS NULL ORDER BY s.id, k.scheduled_at DESC, k.check_id, k.location;
+COMMENT ON VIEW v_server_health_overview IS 'The newest result of each living server.';
+
 CREATE TABLE fleet_operations (
     id                uuid        PRIMARY KEY,
     created_at        timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -55,3 +109,22 @@ CREATE TABLE fleet_operation_servers (
     CHECK ((finished_at IS NULL) = (status = 'pending'))
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE fleet_operation_servers IS 'The servers of an operation as they were when it was asked for, and what became of each.';
+
+-- What processes did, so that totals survive them. One row for each life of a process, and one of no instance for all
+-- that were merged.
+CREATE TABLE worker_totals (
+    started_at            timestamptz NOT NULL,
+    last_run              timestamptz,
+    heard_at              timestamptz NOT NULL DEFAULT clock_timestamp(),
+    performed             bigint      NOT NULL,
+    successful            bigint      NOT NULL,
+    failed                bigint      NOT NULL,
+    samples               bigint      NOT NULL,
+    interval_seconds      double precision NOT NULL DEFAULT 0,
+    last_duration_seconds double precision NOT NULL DEFAULT 0,
+    service               text COLLATE "C" NOT NULL,
+    location              text COLLATE "C" NOT NULL,
+    instance              text COLLATE "C" NOT NULL,
+    PRIMARY KEY (service, location, instance, started_at)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE worker_totals IS 'Figures of probers and collectors by their own words, written by the API as it hears them; counts only grow.';
