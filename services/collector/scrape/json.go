@@ -19,8 +19,8 @@ const (
 	MaxFigures = 512
 	// MaxExtra bounds the JSON of what is no figure, in bytes.
 	MaxExtra = 64 << 10
-	// maxDepth bounds how deeply it may be nested.
-	maxDepth = 32
+	// maxDepth bounds how deeply a value in it may be nested; with the object around it that is what the stream takes.
+	maxDepth = 31
 )
 
 // ErrBody is wrapped by the errors of an answer that cannot be read at all.

@@ -55,7 +55,7 @@ func TestJSONFaults(t *testing.T) {
 		`{"note": "a\u0000b", "x": 1}`:                            `"note" holds a NUL character`,
 		`{"a\u0000": true, "x": 1}`:                               `"a\x00" holds a NUL character`,
 		`{"list": [{"a": 1e400}], "x": 1}`:                        `"list" holds a number that is too large`,
-		`{"deep": ` + deep + `, "x": 1}`:                          `"deep" is nested more than 32 deep`,
+		`{"deep": ` + deep + `, "x": 1}`:                          `"deep" is nested more than 31 deep`,
 		`{"text": "` + strings.Repeat("x", 70_000) + `", "x": 1}`: `"text" is left out: what is no figure takes more than 65536 bytes`,
 	} {
 		got, err := scrape.JSON([]byte(body))
