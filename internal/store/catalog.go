@@ -34,21 +34,25 @@ type Catalog struct {
 	Now time.Time
 }
 
-const loadServersSQL = `
+const serverColumns = `
 SELECT s.id::text, s.org, s.name, s.display_name, s.managed_by, s.lifecycle, s.region, s.environment, s.tags,
        coalesce((SELECT array_agg(g.name ORDER BY g.name COLLATE "C") FROM server_group_members m
                  JOIN server_groups g ON g.id = m.group_id
                  WHERE m.server_id = s.id AND m.managed_by = s.managed_by), '{}'),
        s.revision, s.change, s.changed_at, s.description, s.hostname, s.version, s.api_url, s.metadata,
        s.api_token_sealed, s.api_token_hash, s.api_token_previous, s.api_token_previous_until
-FROM managed_servers s
+FROM managed_servers s`
+
+const loadServersSQL = serverColumns + `
 WHERE s.removed_at IS NULL OR s.removed_at > now() - $1::interval
 ORDER BY s.org, s.name`
 
-const loadChecksSQL = `
+const checkColumns = `
 SELECT c.server_id::text, c.id::text, c.serial, c.revision, c.name, c.kind, c.interval_ms, c.timeout_ms, c.locations,
        c.priority, c.enabled, c.removed_at IS NOT NULL, c.spec, c.alerts
-FROM checks c JOIN managed_servers s ON s.id = c.server_id
+FROM checks c JOIN managed_servers s ON s.id = c.server_id`
+
+const loadChecksSQL = checkColumns + `
 WHERE s.removed_at IS NULL AND (c.removed_at IS NULL OR c.removed_at > now() - $2::interval)
    OR s.removed_at > now() - $1::interval AND c.revision = s.revision
 ORDER BY c.server_id, c.name`
@@ -153,6 +157,11 @@ func loadChecks(ctx context.Context, tx pgx.Tx, schedules map[string][]catalog.S
 	if err != nil {
 		return nil, err
 	}
+	return scanChecks(rows, schedules)
+}
+
+// scanChecks returns checks by the id of their server, with those versions of their schedules that there are.
+func scanChecks(rows pgx.Rows, schedules map[string][]catalog.Schedule) (map[string][]catalog.Check, error) {
 	defer rows.Close()
 	checks := map[string][]catalog.Check{}
 	for rows.Next() {

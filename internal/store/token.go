@@ -342,3 +342,14 @@ func (s *Store) BootstrapToken(ctx context.Context, org string, secret TokenSecr
 	}
 	return nil
 }
+
+// AddOrganization makes an organization; one that is there stays as it is.
+func (s *Store) AddOrganization(ctx context.Context, slug, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, TxTimeout)
+	defer cancel()
+	_, err := s.pool.Exec(ctx, `INSERT INTO organizations (slug, name) VALUES ($1, $2) ON CONFLICT DO NOTHING`, slug, name)
+	if err != nil {
+		return fmt.Errorf("add organization: %w", err)
+	}
+	return nil
+}

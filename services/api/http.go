@@ -8,9 +8,12 @@ import (
 	"regexp"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/picketd/picket/internal/blob"
 )
 
 // requestIDHeader carries the id of a request in both directions.
@@ -21,7 +24,7 @@ var requestIDForm = regexp.MustCompile(`^[A-Za-z0-9._-]{8,64}$`)
 
 // wrap is what every request goes through, the outermost first: an id, headers for safety, a bound for the body, what
 // is counted and logged, and an answer when the handler panics.
-func (s *Service) wrap(next *http.ServeMux) http.Handler {
+func (s *Service) wrap(next *http.ServeMux, objects http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		started := time.Now()
 		state := &request{id: r.Header.Get(requestIDHeader), remote: remoteAddress(r), tell: s.tell}
@@ -47,6 +50,11 @@ func (s *Service) wrap(next *http.ServeMux) http.Handler {
 			}
 			s.account(answer, r, state, time.Since(started))
 		}()
+		if strings.HasPrefix(r.URL.Path, blob.LinkBase) {
+			r.Pattern = blob.LinkBase
+			objects.ServeHTTP(answer, r)
+			return
+		}
 		handler, pattern := next.Handler(r)
 		if pattern == "" {
 			unrouted(answer, handler, r)

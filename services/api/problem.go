@@ -53,6 +53,9 @@ func asProblem(ctx context.Context, err error) (told error, internal bool) {
 		// The client has gone; nobody reads this.
 		return problem(http.StatusServiceUnavailable, "the request ended early"), false
 	}
+	if declared, ok := errors.AsType[*store.DeclaredError](err); ok {
+		return problem(http.StatusConflict, declared.Error()), false
+	}
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return problem(http.StatusNotFound, "there is no such thing"), false

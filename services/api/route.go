@@ -35,8 +35,18 @@ const (
 // registrations are the resources. Each adds its operations by route.
 func (s *Service) registrations() []func(huma.API) {
 	return []func(huma.API){
+		s.registerServers,
+		s.registerCredentials,
+		s.registerGroups,
 		s.registerTokens,
 		s.registerAudit,
+		s.registerHealth,
+		s.registerOnDemand,
+		s.registerMetrics,
+		s.registerSummary,
+		s.registerAlerts,
+		s.registerWorkers,
+		s.registerOperations,
 		s.registerExports,
 	}
 }
@@ -60,6 +70,9 @@ func route[I, O any](api huma.API, role store.Role, op huma.Operation, handler f
 		http.StatusServiceUnavailable)
 	if strings.Contains(op.Path, "{") {
 		op.Errors = append(op.Errors, http.StatusNotFound)
+	}
+	if op.Method != http.MethodGet && op.Method != http.MethodDelete {
+		op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusRequestEntityTooLarge)
 	}
 	if op.Description == "" {
 		op.Description = op.Summary + "."
@@ -118,9 +131,9 @@ func (s *Service) buildRoutes() error {
 	s.mux.Handle("GET /openapi.json", fixed("application/openapi+json", document))
 	s.mux.Handle("GET /openapi-3.0.json", fixed("application/openapi+json", older))
 	s.mux.Handle("GET /docs", page)
-	// Links to exports in a directory carry a signature of their own instead of a token.
-	s.mux.Handle(blob.LinkBase, blob.Handler(s.blob))
-	s.handler = s.wrap(s.mux)
+	// Links to exports in a directory carry a signature of their own instead of a token. They are no pattern of the mux,
+	// which could not tell them from exports/{id}/….
+	s.handler = s.wrap(s.mux, blob.Handler(s.blob))
 	return nil
 }
 

@@ -57,6 +57,7 @@ type Service struct {
 	limits  *limits
 	mux     *http.ServeMux
 	handler http.Handler
+	attendant
 
 	// misses counts how often in a row the database did not answer; only lookAtDatabase has it.
 	misses         int
@@ -75,6 +76,7 @@ func New(config Config, deps Deps) (*Service, error) {
 	s := &Service{
 		config: config, kit: deps.Kit, conn: deps.Conn, store: deps.Store, blob: deps.Blob, keyring: deps.Keyring, log: deps.Kit.Log,
 		metrics: metrics, gate: newGate(), tokens: newVerifier(deps.Store), limits: newLimits(config),
+		attendant: newAttendant(deps.Kit),
 	}
 	if err := s.buildRoutes(); err != nil {
 		return nil, fmt.Errorf("api: %w", err)
@@ -106,6 +108,7 @@ func (s *Service) Run(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error { s.work(ctx); return nil })
+	group.Go(func() error { s.attend(ctx); return nil })
 	if err := group.Wait(); err != nil {
 		return fmt.Errorf("api: %w", err)
 	}

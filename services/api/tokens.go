@@ -11,7 +11,8 @@ import (
 	"github.com/picketd/picket/internal/store"
 )
 
-const maxOverlap = 7 * 24 * time.Hour
+// defaultOverlap is how long a token holds besides the one that takes its place, where nothing is said.
+const defaultOverlap = time.Hour
 
 // Token is a token as people see it, without its secret.
 type Token struct {
@@ -75,7 +76,8 @@ type newTokenBody struct {
 	Body     NewToken
 }
 
-type tokenID struct {
+// TokenPath is the part of the path that names a token.
+type TokenPath struct {
 	ID string `path:"id" maxLength:"64"`
 }
 
@@ -149,7 +151,7 @@ func (s *Service) createToken(ctx context.Context, in *createTokenInput) (*newTo
 	return revealed(stored, secret), nil
 }
 
-func (s *Service) revokeToken(ctx context.Context, in *tokenID) (*struct{}, error) {
+func (s *Service) revokeToken(ctx context.Context, in *TokenPath) (*struct{}, error) {
 	if err := s.store.RevokeToken(ctx, principal(ctx).Org, in.ID, audit(ctx, "token.revoke", "token", in.ID)); err != nil {
 		return nil, err
 	}
@@ -158,10 +160,10 @@ func (s *Service) revokeToken(ctx context.Context, in *tokenID) (*struct{}, erro
 }
 
 type rotateTokenInput struct {
-	tokenID
+	TokenPath
 	Body struct {
-		OverlapSeconds   int64 `json:"overlap_seconds,omitempty" minimum:"0" maximum:"604800" default:"3600" doc:"How long the old token still holds."`
-		ExpiresInSeconds int64 `json:"expires_in_seconds,omitempty" minimum:"1" maximum:"315360000" doc:"When the new one ends; never by itself when left out."`
+		OverlapSeconds   *int64 `json:"overlap_seconds,omitempty" minimum:"0" maximum:"604800" doc:"How long the old token still holds; an hour when left out."`
+		ExpiresInSeconds int64  `json:"expires_in_seconds,omitempty" minimum:"1" maximum:"315360000" doc:"When the new one ends; never by itself when left out."`
 	}
 }
 
@@ -172,7 +174,7 @@ func (s *Service) rotateToken(ctx context.Context, in *rotateTokenInput) (*newTo
 	if in.Body.ExpiresInSeconds > 0 {
 		next.ExpiresAt = time.Now().Add(time.Duration(in.Body.ExpiresInSeconds) * time.Second)
 	}
-	overlap := min(time.Duration(in.Body.OverlapSeconds)*time.Second, maxOverlap)
+	overlap := overlapOf(in.Body.OverlapSeconds)
 	stored, err := s.store.RotateToken(ctx, who.Org, in.ID, next, overlap, audit(ctx, "token.rotate", "token", in.ID))
 	if errors.Is(err, store.ErrEnded) {
 		return nil, problem(http.StatusConflict, "the token is revoked or has expired: create a new one")
@@ -182,6 +184,14 @@ func (s *Service) rotateToken(ctx context.Context, in *rotateTokenInput) (*newTo
 	}
 	s.tokens.forget(in.ID)
 	return revealed(stored, secret), nil
+}
+
+// overlapOf is what a request says; 0 ends the old token at once.
+func overlapOf(seconds *int64) time.Duration {
+	if seconds == nil {
+		return defaultOverlap
+	}
+	return time.Duration(*seconds) * time.Second
 }
 
 func revealed(stored store.Token, secret store.TokenSecret) *newTokenBody {
