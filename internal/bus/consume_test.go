@@ -349,7 +349,7 @@ func TestHoleIsReported(t *testing.T) {
 			Stream: bus.StreamEvents, Durable: "writer", MaxBatch: 100, MaxWait: 10 * time.Millisecond,
 			Handle: func(ctx context.Context, _ []*bus.Msg) error { <-ctx.Done(); return ctx.Err() },
 			OnHole: func(_ context.Context, hole bus.Hole) error { holes <- hole; return nil },
-			OnBacklog: func(share float64) {
+			OnBacklog: func(share float64, _ bus.ConsumerState) {
 				select {
 				case backlog <- share:
 				default:
