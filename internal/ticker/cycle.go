@@ -96,7 +96,10 @@ func (k *Ticker) announce(ctx context.Context) {
 		}
 		targets = k.sched.ownedTargets(targets[:0])
 		for _, t := range targets {
-			if t.schedules.Count(t.serial, t.location, cycle.fromMS, cycle.untilMS) > 0 {
+			if t.schedules.Count(t.serial, t.location, cycle.fromMS, cycle.untilMS) == 0 {
+				continue
+			}
+			if _, skip := k.sched.skips(t); !skip {
 				due[t.serverName()] = struct{}{}
 			}
 		}

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/picketd/picket/internal/bus"
@@ -57,6 +59,21 @@ func TestFiguresGoBeforeTheirResult(t *testing.T) {
 	}
 }
 
+// A look on demand, and a tick that is made up for, settle nothing: what they may
+// be taken for is still open.
+func TestOnlyTicksSettle(t *testing.T) {
+	t.Parallel()
+	r, out := newReporter(t)
+	c := simTarget(1, 10_000, 9_000, 0)
+	r.ledger.add(simEpochMS + 50) // another check's tick, within the same step
+	r.onDemand(c, simEpochMS+1, time.UnixMilli(simEpochMS), measured(context.Background()))
+	r.result(job{target: c, atMS: simEpochMS, revision: 1, again: true}, time.UnixMilli(simEpochMS), measured(context.Background()))
+	r.ledger.settle(int64(len(out.messages)))
+	if until := r.ledger.until(simEpochMS + 60_000); until >= simEpochMS+50 {
+		t.Error("a tick is settled of which there is nothing")
+	}
+}
+
 // What is lost of figures and of looks on demand leaves no gap: no tick is missing.
 func TestLostFiguresLeaveNoGap(t *testing.T) {
 	t.Parallel()
@@ -87,14 +104,18 @@ func TestFiguresThroughRealNATS(t *testing.T) {
 	p.catalog(checks, interval, "http://127.0.0.1:1/health")
 	a := p.startWith("collector-a", func(o *Options) {
 		o.Build = func(*picketv1.ScheduledCheck) (Runner, error) { return runnerFunc(measured), nil }
+		o.Kit.Tracer = sdktrace.NewTracerProvider().Tracer("test") // it samples everything
 	})
 	p.await("results of two intervals", func() bool { return len(p.seen()) >= 2*checks })
 	a.stop()
 	status := a.ticker.status()
-	results := map[string]bool{}
+	// Each tick is a trace, and what it leads to belongs to that.
+	results := map[string]trace.SpanContext{}
+	traces := map[trace.TraceID]bool{}
 	p.await("all results", func() bool {
 		for _, s := range p.seen() {
-			results[s.id] = true
+			results[s.id] = s.trace
+			traces[s.trace.TraceID()] = true
 		}
 		return int64(len(results)) == status.GetPerformed()
 	})
@@ -112,8 +133,12 @@ func TestFiguresThroughRealNATS(t *testing.T) {
 				if err := m.Decode(b); err != nil {
 					return err
 				}
-				if id := identity(b.GetCheckId(), b.GetLocation(), b.GetScheduledAt().AsTime().UnixMilli()); id != m.ID || !results[id] {
+				of, known := results[m.ID]
+				if id := identity(b.GetCheckId(), b.GetLocation(), b.GetScheduledAt().AsTime().UnixMilli()); id != m.ID || !known {
 					return fmt.Errorf("figures %s of no result: %v", m.ID, b)
+				}
+				if !of.IsSampled() || m.Trace.SpanID() != of.SpanID() {
+					return fmt.Errorf("figures of the span %v, their result of %v", m.Trace, of)
 				}
 				batches[m.ID] = true
 			}
@@ -123,8 +148,8 @@ func TestFiguresThroughRealNATS(t *testing.T) {
 			return nil
 		},
 	})
-	if len(batches) != len(results) {
-		t.Errorf("%d batches of figures with %d results: %v", len(batches), len(results), err)
+	if len(batches) != len(results) || len(traces) != len(results) {
+		t.Errorf("%d batches of figures and %d traces with %d results: %v", len(batches), len(traces), len(results), err)
 	}
 }
 

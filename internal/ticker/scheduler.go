@@ -318,7 +318,9 @@ func (s *scheduler) dispatch(nowMS int64) {
 		if s.running++; s.running == 1 {
 			s.opts.Busy(true)
 		}
-		s.opts.Lag(time.Duration(max(nowMS-j.atMS, 0)) * time.Millisecond)
+		if !j.again { // else it was not late
+			s.opts.Lag(time.Duration(max(nowMS-j.atMS, 0)) * time.Millisecond)
+		}
 		s.opts.Starter.start(j)
 	}
 }

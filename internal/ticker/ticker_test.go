@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -34,6 +35,7 @@ type place struct {
 type seen struct {
 	id, subject string
 	result      *picketv1.ProbeResult
+	trace       trace.SpanContext
 }
 
 func newPlace(t *testing.T) *place {
@@ -108,7 +110,7 @@ func (p *place) read(batch []*bus.Msg) error {
 			return err
 		}
 		p.mu.Lock()
-		p.results = append(p.results, seen{m.ID, m.Subject, result})
+		p.results = append(p.results, seen{m.ID, m.Subject, result, m.Trace})
 		p.mu.Unlock()
 	}
 	return nil
