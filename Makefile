@@ -4,6 +4,7 @@
 TOOLS := $(CURDIR)/.bin
 LINT := $(TOOLS)/golangci-lint
 BUF := $(TOOLS)/buf
+VERSITYGW := $(TOOLS)/versitygw
 export PATH := $(TOOLS):$(PATH)
 
 ARGS ?=
@@ -23,6 +24,7 @@ up: go ## run Picket with everything it needs; ARGS=--demo adds a small fleet, A
 	exec bin/picket up $(ARGS)
 
 test: go ## run all tests; PKG=./internal/... fewer of them, ARGS='-run X -v' flags for go test
+	@$(MAKE) --no-print-directory $(VERSITYGW) || echo 'test: NO S3 SERVER: it could not be built, tests against the object store are skipped' >&2
 	@PICKET_POSTGRES_BIN=$$(scripts/postgres) && export PICKET_POSTGRES_BIN || exit; \
 	go test $$(scripts/race-flag) -timeout 20m $(ARGS) $(PKG)
 
@@ -59,7 +61,7 @@ fix: fmt ## cure what verify finds, where a machine can
 	@for dir in $$(go list -m -f '{{.Dir}}'); do go -C "$$dir" mod tidy || exit; done
 	@$(MAKE) --no-print-directory gen
 
-tools: $(LINT) $(BUF) $(TOOLS)/protoc-gen-go ## build the pinned developer tools into .bin/ (minutes, once)
+tools: $(LINT) $(BUF) $(VERSITYGW) $(TOOLS)/protoc-gen-go ## build the pinned developer tools into .bin/ (minutes, once)
 
 clean: ## remove what was built here
 	@rm -rf bin .bin
@@ -80,6 +82,12 @@ $(LINT): tools/golangci/go.mod | go
 $(BUF): tools/buf/go.mod | go
 	@echo 'building buf (minutes, once)' >&2
 	@GOWORK=off GOBIN=$(TOOLS) go -C tools/buf install tool
+	@touch $@
+
+# The S3 server of the tests, a process of its own. Without symbols, which are half of the file and of the linking.
+$(VERSITYGW): tools/versitygw/go.mod | go
+	@echo 'building versitygw, the S3 server of the tests (a minute or two, once)' >&2
+	@GOWORK=off GOBIN=$(TOOLS) go -C tools/versitygw install -ldflags='-s -w' tool
 	@touch $@
 
 $(TOOLS)/protoc-gen-go: tools/go.mod | go

@@ -8,17 +8,20 @@ import (
 	"unicode/utf8"
 	"unsafe"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/parquet-go/parquet-go"
 	"github.com/parquet-go/parquet-go/compress"
+	parquetzstd "github.com/parquet-go/parquet-go/compress/zstd"
 )
 
 const (
 	// A row group is in memory, encoded and compressed, until it is whole. It ends at so many rows, or bytes before that.
 	groupRows  = 128 << 10
-	groupBytes = 16 << 20
+	groupBytes = 12 << 20
 	// dictionaryBytes is when a column has too many values for a dictionary and goes on without.
 	dictionaryBytes = 128 << 10
 	pageBytes       = 64 << 10
+	pageWindow      = 256 << 10
 	batchRows       = 64
 	batchBytes      = 1 << 20
 )
@@ -42,7 +45,11 @@ func newParquet(w io.Writer, compression Compression, columns []Column) (*parque
 	case Gzip:
 		codec = &parquet.Gzip
 	case Zstd:
-		codec = &parquet.Zstd
+		encoder, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(pageWindow), zstd.WithEncoderCRC(false))
+		if err != nil {
+			return nil, fmt.Errorf("begin %s: %w", compression, err)
+		}
+		codec = &pageZstd{&parquet.Zstd, encoder}
 	default:
 		return nil, fmt.Errorf("%w: compression %q", ErrUnsupported, compression)
 	}
@@ -53,6 +60,16 @@ func newParquet(w io.Writer, compression Compression, columns []Column) (*parque
 	encoder.writer = parquet.NewWriter(w, schema(columns), parquet.Compression(codec),
 		parquet.PageBufferSize(pageBytes), parquet.DictionaryMaxBytes(dictionaryBytes))
 	return encoder, nil
+}
+
+// pageZstd is zstd with a window for pages; the library's is for files and holds 16 MiB.
+type pageZstd struct {
+	*parquetzstd.Codec
+	encoder *zstd.Encoder
+}
+
+func (z *pageZstd) Encode(dst, src []byte) ([]byte, error) {
+	return z.encoder.EncodeAll(src, dst[:0]), nil
 }
 
 // schema has the columns in their order; a parquet.Group alone would sort them.
