@@ -30,32 +30,69 @@ func (f *Fleet) serve(conn net.Conn, i int) {
 			return
 		}
 		at := time.Since(f.started)
-		f.seen.add(at)
-		n := f.servers[i].arrive(at, f.opts.Keep)
-		switch behaviour := f.now(i, at); behaviour {
-		case Hanging:
+		var n uint64
+		if !request.metrics {
+			f.seen.add(at)
+			n = f.servers[i].arrive(at, f.opts.Keep)
+		}
+		admitted := f.admits(request.authorization)
+		if !admitted {
+			f.refused.Add(1)
+		}
+		mode := MetricsMode(f.servers[i].metrics.Load())
+		switch behaviour := f.now(i, at); {
+		case behaviour == Hanging:
 			// Until the client gives up. An error of reading is that, too.
 			_, _ = io.Copy(io.Discard, conn)
 			return
-		case Resetting:
+		case behaviour == Resetting:
 			if tcp, ok := conn.(*net.TCPConn); ok {
 				_ = tcp.SetLinger(0) // without it the end is a friendly one, that is all
 			}
 			return
+		case !admitted:
+			out = append(out[:0], unauthorized...)
+		case request.metrics:
+			now := time.Now()
+			out, body = f.appendMetrics(out[:0], body, i, now, mode, request.head)
+			if mode == GoodMetrics {
+				f.servers[i].showed(now, f.opts.Keep)
+			}
 		default:
 			out, body = f.appendAnswer(out[:0], body, i, behaviour, n, request.head)
 		}
 		if _, err := conn.Write(out); err != nil || request.last {
 			return
 		}
+		if request.metrics && admitted && !request.head && (mode == HugeMetrics || mode == HangingMetrics) {
+			f.goOn(conn, mode)
+			return
+		}
 		in = append(in[:0], rest...) // rest may lie in a larger room, or overlap
+	}
+}
+
+// goOn sends the rest of an answer that nobody should read to its end, or nothing until the client gives up.
+func (f *Fleet) goOn(conn net.Conn, mode MetricsMode) {
+	if mode == HangingMetrics {
+		_, _ = io.Copy(io.Discard, conn) // an error of reading is the client's giving up, too
+		return
+	}
+	spaces := bytes.Repeat([]byte(" "), 64<<10)
+	for range hugeMetrics / len(spaces) {
+		if _, err := conn.Write(spaces); err != nil {
+			return
+		}
 	}
 }
 
 // request is what matters of one.
 type request struct {
-	head bool // no body is wanted
-	last bool // the connection ends with it
+	head    bool // no body is wanted
+	last    bool // the connection ends with it
+	metrics bool // for figures
+	// authorization is the header's value; it lies in the room that was read into.
+	authorization []byte
 }
 
 // readRequest reads until a request is whole. in holds what has been read already; rest, which lies within the same
@@ -76,11 +113,12 @@ func readRequest(conn net.Conn, in []byte) (r request, rest []byte, err error) {
 	head := in[:end+2]
 	rest = in[end+4:]
 	line, fields, _ := bytes.Cut(head, []byte("\r\n"))
-	method, _, ok := bytes.Cut(line, []byte(" "))
+	method, target, ok := bytes.Cut(line, []byte(" "))
 	if !ok || !bytes.Contains(line, []byte(" HTTP/1.")) {
 		return r, nil, errMalformed
 	}
 	r.head = string(method) == "HEAD"
+	r.metrics = bytes.HasPrefix(target, []byte(MetricsPath+" "))
 	r.last = bytes.HasSuffix(line, []byte("HTTP/1.0"))
 	length := 0
 	for len(fields) > 0 {
@@ -94,6 +132,8 @@ func readRequest(conn net.Conn, in []byte) (r request, rest []byte, err error) {
 		switch {
 		case equalFold(name, "connection"):
 			r.last = r.last || equalFold(value, "close")
+		case equalFold(name, "authorization"):
+			r.authorization = value
 		case equalFold(name, "transfer-encoding"):
 			r.last = true // where its body ends does not matter then
 		case equalFold(name, "content-length"):

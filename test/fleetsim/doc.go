@@ -5,6 +5,6 @@
 // The fleet must cost little beside the prober that is measured with it, so the answering side is not net/http but a
 // loop that reads a request, finds its end and writes a prepared answer.
 //
-// May enter: HTTP/1.1 from this machine. May leave: health bodies as the two systems that Picket replaces send them, and
+// May enter: HTTP/1.1 from this machine. May leave: health bodies and figures as the two systems that Picket replaces send them, and
 // reports. Only tests and measurements use it.
 package fleetsim

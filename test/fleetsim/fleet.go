@@ -26,6 +26,11 @@ type Options struct {
 
 	// Keep is how many arrivals are remembered for each server, the newest; default 64.
 	Keep int
+
+	// Tokens are the bearer tokens that servers take, one of them with each request; none: they want no token.
+	Tokens []string
+	// MetricsInterval is that of a check of the figures of each server in the picket.yaml that is written; 0: there is none.
+	MetricsInterval time.Duration
 }
 
 func (o *Options) complete() error {
@@ -51,6 +56,9 @@ func (o *Options) complete() error {
 	if o.Keep == 0 {
 		o.Keep = 64
 	}
+	if o.MetricsInterval < 0 {
+		return fmt.Errorf("negative interval of metrics %v", o.MetricsInterval)
+	}
 	if o.Keep < 0 {
 		return fmt.Errorf("negative number of arrivals to keep %d", o.Keep)
 	}
@@ -70,7 +78,8 @@ type Fleet struct {
 	byPort    map[int]int // server by port, where all share 127.0.0.1
 	wg        sync.WaitGroup
 
-	accepted, malformed atomic.Uint64
+	accepted, malformed, refused atomic.Uint64
+	tokens                       atomic.Pointer[[][]byte] // headers that are taken
 
 	mu     sync.Mutex
 	conns  map[net.Conn]struct{}
@@ -89,6 +98,7 @@ func Start(ctx context.Context, opts Options) (*Fleet, error) {
 	for i := range f.servers {
 		f.servers[i].behaviour.Store(int32(opts.behaviour(i)))
 	}
+	f.SetTokens(opts.Tokens...)
 	if err := f.listen(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("start fleet: %w", err), f.closeListeners())
 	}

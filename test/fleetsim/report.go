@@ -43,6 +43,8 @@ type Report struct {
 	Accepted  uint64 `json:"accepted_connections"`
 	Open      int    `json:"open_connections"`
 	Malformed uint64 `json:"malformed_requests"`
+	// Refused are the requests that presented no token that is taken.
+	Refused uint64 `json:"refused_requests"`
 
 	// CPUSeconds is what the whole process has used since the start; in a process of its own that is the fleet's cost.
 	CPUSeconds       float64 `json:"cpu_seconds"`
@@ -84,6 +86,9 @@ type ServerReport struct {
 	First     time.Time `json:"first,omitzero"`
 	// Recent are the newest arrivals, oldest first, as many as [Options].Keep.
 	Recent []time.Time `json:"recent"`
+	// Shown is how often it has shown its figures in a good answer, Sampled the newest instants of that, oldest first.
+	Shown   uint64  `json:"shown"`
+	Sampled []int64 `json:"sampled_at_ms"`
 }
 
 // Report tells what has arrived.
@@ -91,7 +96,7 @@ func (f *Fleet) Report() *Report {
 	now := time.Since(f.started)
 	r := &Report{
 		Started: f.started, Seconds: now.Seconds(),
-		Accepted: f.accepted.Load(), Malformed: f.malformed.Load(),
+		Accepted: f.accepted.Load(), Malformed: f.malformed.Load(), Refused: f.refused.Load(),
 		CPUSeconds: (processCPU() - f.cpu).Seconds(),
 		Servers:    make([]ServerReport, len(f.servers)),
 	}
@@ -105,6 +110,7 @@ func (f *Fleet) Report() *Report {
 		requests, first, recent := f.servers[i].arrivals()
 		s := &r.Servers[i]
 		*s = ServerReport{Name: f.Name(i), Address: f.Addr(i), Behaviour: f.Behaviour(i), Requests: requests}
+		s.Shown, s.Sampled = f.servers[i].sampledAt()
 		r.Requests += requests
 		if requests == 0 {
 			r.NeverAsked++

@@ -46,12 +46,14 @@ func (b *Behaviour) UnmarshalText(text []byte) error {
 
 // server is what is known of one server.
 type server struct {
-	behaviour atomic.Int32
+	behaviour, metrics atomic.Int32
 
 	mu       sync.Mutex
-	requests uint64
+	requests uint64          // for its health
 	first    time.Duration   // since the fleet's start; of the first request
 	recent   []time.Duration // a ring: request n is at n modulo its length, once it is full
+	shown    uint64          // good answers to requests for figures
+	sampled  []int64         // the newest of their instants, oldest first
 }
 
 func (s *server) arrive(at time.Duration, keep int) (n uint64) {

@@ -52,7 +52,12 @@ func run(ctx context.Context, arguments []string, out, messages io.Writer) error
 	flags.DurationVar(&opts.FlipEvery, "flip-every", 2*time.Minute, "length of such a turn")
 	flags.IntVar(&opts.Keep, "keep", 64, "arrivals to remember for each server")
 	format := flags.String("format", string(fleetsim.Pulse), "form of the health bodies: pulse, opscenter or ietf")
-	admin := flags.String("admin", "", "address for GET /report, GET /config, POST /servers/{index}?behaviour=…")
+	flags.DurationVar(&opts.MetricsInterval, "metrics-interval", 0, "interval of checks of figures in a picket.yaml, 0 for none")
+	flags.Func("token", "bearer token that the servers want; may stand there several times", func(token string) error {
+		opts.Tokens = append(opts.Tokens, token)
+		return nil
+	})
+	admin := flags.String("admin", "", "address for GET /report, GET /config, POST /servers/{index}?behaviour=…&metrics=…, POST /tokens?token=…")
 	printConfig := flags.Bool("print-config", false, "print a picket.yaml for the fleet and end; needs --listen-port")
 	interval := flags.Duration("interval", 30*time.Second, "interval of the checks in that picket.yaml")
 	if err := flags.Parse(arguments); err != nil {
