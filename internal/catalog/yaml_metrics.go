@@ -27,8 +27,9 @@ func (d *decoder) metricsOf(n *yaml.Node, server string, number int, outer commo
 		enabled := true
 		known := d.commonFields(&own)
 		maps.Copy(known, d.metricsFields(spec, path))
-		known["enabled"] = d.boolean(&enabled)
-		known["priority"] = d.number(-1000, 1000, func(v int32) { check.Priority = v })
+		maps.Copy(known, d.checkFields(&check, &enabled))
+		delete(known, "name")
+		delete(known, "kind")
 		d.mapping(n, shown, known)
 		check.Disabled = !enabled
 	}

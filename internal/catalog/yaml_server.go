@@ -182,12 +182,7 @@ func (d *decoder) check(n *yaml.Node, path string, outer common) Check {
 	own := common{}
 	enabled := true
 	known := d.commonFields(&own)
-	maps.Copy(known, fields{
-		"name":     d.text(&check.Name),
-		"kind":     func(*yaml.Node, string) {},
-		"enabled":  d.boolean(&enabled),
-		"priority": d.number(-1000, 1000, func(v int32) { check.Priority = v }),
-	})
+	maps.Copy(known, d.checkFields(&check, &enabled))
 	http, tcp := &picketv1.HTTPSpec{}, &picketv1.TCPSpec{}
 	switch d.kind(n, path) {
 	case KindHTTP:
@@ -205,18 +200,35 @@ func (d *decoder) check(n *yaml.Node, path string, outer common) Check {
 		maps.Copy(known, d.tcpFields(tcp))
 	}
 	if d.api {
-		switch {
-		case check.HTTP != nil:
-			known["server_token"] = d.boolean(&check.HTTP.ServerToken)
-		case check.Metrics != nil:
-			known["server_token"] = d.boolean(&check.Metrics.ServerToken)
-		}
+		maps.Copy(known, d.apiFields(&check))
 	}
 	d.mapping(n, path, known)
 	check.Disabled = !enabled
 	check.take(own.within(outer))
 	d.inherit(parentPath(parentPath(path)), path, "interval", "timeout", "locations", "alerts")
 	return check
+}
+
+// checkFields are the keys of every check.
+func (d *decoder) checkFields(check *Check, enabled *bool) fields {
+	return fields{
+		"name":     d.text(&check.Name),
+		"kind":     func(*yaml.Node, string) {},
+		"enabled":  d.boolean(enabled),
+		"priority": d.number(-1000, 1000, func(v int32) { check.Priority = v }),
+	}
+}
+
+// apiFields are the keys that a check has through the API alone: only there has a server a token.
+func (d *decoder) apiFields(check *Check) fields {
+	switch {
+	case check.HTTP != nil:
+		return fields{"server_token": d.boolean(&check.HTTP.ServerToken)}
+	case check.Metrics != nil:
+		return fields{"server_token": d.boolean(&check.Metrics.ServerToken)}
+	default:
+		return nil
+	}
 }
 
 // kind looks for the kind of a check, since that says which other keys there may be. Without one it is http.

@@ -32,7 +32,7 @@ const (
 	Count
 	// Total is a Count that only grows, until what counts starts anew: bytes on all network devices since the start.
 	Total
-	// Money is a finite number of US dollars: the cost of the minute before.
+	// Money is a finite number of US dollars: what was spent since the server's start, a total as well.
 	Money
 )
 

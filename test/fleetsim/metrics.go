@@ -60,18 +60,19 @@ const SampledAt = "sampled_at_ms"
 // go up and down, and each server has its own.
 func Figures(i int, atMS int64) map[string]float64 {
 	n, second := int64(i), atMS/1000
+	up := second - 1_750_000_000 // since they were started, long ago
 	failed := (n + second) % 3
 	return map[string]float64{
 		"cpu_percent":      float64((n*37+second*3)%1001) / 10,
 		"memory_percent":   float64((n*53+second)%1001) / 10,
 		"disk_percent":     float64((n*11+second/60)%1001) / 10,
-		"network_rx_bytes": float64(second * (1000 + n%500)),
-		"network_tx_bytes": float64(second * (500 + n%300)),
+		"network_rx_bytes": float64(up * (1000 + n%500)),
+		"network_tx_bytes": float64(up * (500 + n%300)),
 		"active_services":  float64(10 + n%5 - failed),
 		"failed_services":  float64(failed),
 		"total_services":   float64(10 + n%5),
-		"llm_requests":     float64(second * (1 + n%7)),
-		"llm_cost_usd":     float64((n+second)%1000) / 1e6,
+		"llm_requests":     float64(up * (1 + n%7)),
+		"llm_cost_usd":     float64(up*(1+n%7)*17) / 1e6,
 		"active_users":     float64((n + second) % 40),
 		"total_users":      float64(100 + n%50),
 		SampledAt:          float64(atMS),
