@@ -232,7 +232,7 @@ func subjects() map[string]string {
 		"work":               bus.WorkSubject("export"),
 		"work of another":    bus.WorkSubject("other"),
 		"dead of events":     bus.DeadSubject("", bus.StreamEvents, "writer"),
-		"dead of metrics":    bus.DeadSubject("", bus.StreamMetrics, "writer"),
+		"dead of metrics":    bus.DeadSubject("", bus.StreamMetrics, "writer-metrics"),
 		"dead of work":       bus.DeadSubject("", bus.StreamWork, "exporter"),
 		"request prober":     bus.RequestSubject("prober", "local"),
 		"request collector":  bus.RequestSubject("collector", "local"),
@@ -265,8 +265,7 @@ func subjects() map[string]string {
 		all["flow "+stream] = "$JS.FC." + stream + ".nameless.1"
 		all["direct "+stream] = "$JS.API.DIRECT.GET." + stream
 	}
-	for durable, stream := range map[string]string{"writer": bus.StreamEvents, "writer ": bus.StreamMetrics, "exporter": bus.StreamWork} {
-		name := strings.TrimSpace(durable)
+	for name, stream := range map[string]string{"writer": bus.StreamEvents, "writer-metrics": bus.StreamMetrics, "exporter": bus.StreamWork} {
 		all["open "+stream+"/"+name] = "$JS.API.CONSUMER.CREATE." + stream + "." + name
 		all["look at "+stream+"/"+name] = "$JS.API.CONSUMER.INFO." + stream + "." + name
 		all["next "+stream+"/"+name] = "$JS.API.CONSUMER.MSG.NEXT." + stream + "." + name
@@ -315,8 +314,8 @@ func publishes() map[string][]string {
 	may := map[string][]string{
 		"catalog":   append(reads(catalog), "catalog", "kv catalog"),
 		"prober":    append(reads(catalog, workers), "probe", "probe of database"),
-		"collector": append(reads(catalog, workers, status), "probe", "probe of database", "metric", "metric of platform", "list streams", "list consumers", "look at PICKET_EVENTS/writer", "look at PICKET_METRICS/writer", "look at PICKET_WORK/exporter"),
-		"writer": slices.Concat(durable(bus.StreamEvents, "writer"), durable(bus.StreamMetrics, "writer"),
+		"collector": append(reads(catalog, workers, status), "probe", "probe of database", "metric", "metric of platform", "list streams", "list consumers", "look at PICKET_EVENTS/writer", "look at PICKET_METRICS/writer-metrics", "look at PICKET_WORK/exporter"),
+		"writer": slices.Concat(durable(bus.StreamEvents, "writer"), durable(bus.StreamMetrics, "writer-metrics"),
 			[]string{"probe of database", "metric of platform", "dead of events", "dead of metrics"}),
 		"alerter":  append(reads(status), "alert", "clock", "kv status", "read any PICKET_EVENTS", "next any PICKET_EVENTS", "forget any PICKET_EVENTS"),
 		"exporter": append(durable(bus.StreamWork, "exporter"), "export", "work", "dead of work"),
@@ -334,7 +333,7 @@ func publishes() map[string][]string {
 		may[user] = append(may[user], "worker "+user, "roster "+user, "direct "+workers)
 	}
 	may["viewer"] = append(may["viewer"], "list streams", "list consumers", "read a message",
-		"look at PICKET_EVENTS/writer", "look at PICKET_METRICS/writer", "look at PICKET_WORK/exporter")
+		"look at PICKET_EVENTS/writer", "look at PICKET_METRICS/writer-metrics", "look at PICKET_WORK/exporter")
 	return may
 }
 

@@ -17,7 +17,6 @@ import (
 // registers one takes it off; a name that has arrived fails TestMetricNamesExist until then.
 var awaited = map[string]string{
 	"fleet_certificate_not_after_timestamp_seconds": "alerter: the earliest expiry of all certificates that the fold knows",
-	"fleet_partitions_missing":                      "writer: partitions of this and the next two months that are not there",
 }
 
 // promtool checks with the tool of Prometheus, where it is installed.

@@ -42,6 +42,7 @@ type stack struct {
 	running  map[string][]*process
 	database *embeddedtest.Proxy
 	left     map[string]string // what was not started, and why
+	stopped  sync.Once
 }
 
 // process is one container of the file.
@@ -104,9 +105,13 @@ func startStack(t *testing.T, replicas map[string]int, servers string) *stack {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.stop)
+	end := func() { s.stopped.Do(s.stop) }
+	t.Cleanup(end)
 	for _, name := range order {
 		s.start(name)
+		if name == "timescaledb" {
+			t.Cleanup(end) // before the database's own end
+		}
 	}
 	return s
 }
