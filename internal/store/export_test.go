@@ -75,7 +75,7 @@ func TestExportLife(t *testing.T) {
 		t.Errorf("progress %d, want 42", got.ProgressRows)
 	}
 	committed := false
-	if err := s.CommitExport(t.Context(), claim, time.Minute, func(context.Context) error { committed = true; return nil }); err != nil || !committed {
+	if err := s.CommitExport(t.Context(), claim, time.Minute, exportLease, func(context.Context) error { committed = true; return nil }); err != nil || !committed {
 		t.Fatal(committed, err)
 	}
 	result := ExportResult{Rows: 50, Bytes: 1000, SHA256: "abcd"}
@@ -154,7 +154,7 @@ func TestExportFence(t *testing.T) {
 	if err := s.RenewExport(t.Context(), stale, exportLease, 1); !errors.Is(err, ErrLeaseLost) {
 		t.Errorf("renewed: %v", err)
 	}
-	err := s.CommitExport(t.Context(), stale, time.Minute, func(context.Context) error { t.Error("object committed"); return nil })
+	err := s.CommitExport(t.Context(), stale, time.Minute, exportLease, func(context.Context) error { t.Error("object committed"); return nil })
 	if !errors.Is(err, ErrLeaseLost) {
 		t.Errorf("committed: %v", err)
 	}
@@ -184,7 +184,7 @@ func TestExportCommitHoldsTheRow(t *testing.T) {
 	stopped := make(chan struct{})
 	go func() {
 		// A stopped process sees no deadline: so neither does this one.
-		result <- s.CommitExport(t.Context(), claim, timeout, func(context.Context) error {
+		result <- s.CommitExport(t.Context(), claim, timeout, exportLease, func(context.Context) error {
 			close(inside)
 			<-stopped
 			return nil

@@ -105,24 +105,32 @@ func (s *Store) RenewExport(ctx context.Context, claim ExportClaim, ttl time.Dur
 
 // CommitExport calls commit, which puts the object in its place, while nobody else can begin an attempt: the row stays
 // locked until commit returns, for timeout at most, after which the server ends the transaction of a process that was
-// stopped in the midst of it. The lease lasts as long from now on. The error matches [ErrLeaseLost] when this attempt is
-// no longer the newest; commit was not called then. After an [ErrUnknownOutcome] the object is in its place.
-func (s *Store) CommitExport(ctx context.Context, claim ExportClaim, timeout time.Duration, commit func(ctx context.Context) error) error {
+// stopped in the midst of it. Afterwards the lease lasts for ttl. The error matches [ErrLeaseLost] when this attempt is no
+// longer the newest; commit was not called then. After an [ErrUnknownOutcome] the object is in its place.
+func (s *Store) CommitExport(
+	ctx context.Context, claim ExportClaim, timeout, ttl time.Duration, commit func(ctx context.Context) error,
+) error {
+	renew := func(ctx context.Context, tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, `
+			UPDATE export_jobs SET lease_until = clock_timestamp() + $3::interval
+			WHERE id = $1 AND attempt = $2 AND status = 'PROCESSING'`, claim.Export.ID, claim.Attempt, ttl)
+		if err == nil && tag.RowsAffected() == 0 {
+			err = ErrLeaseLost
+		}
+		return err
+	}
 	err := InTx(ctx, s, timeout, func(ctx context.Context, tx pgx.Tx) error {
 		idle := strconv.FormatInt(timeout.Milliseconds(), 10)
 		if _, err := tx.Exec(ctx, `SELECT set_config('idle_in_transaction_session_timeout', $1, true)`, idle); err != nil {
 			return err
 		}
-		tag, err := tx.Exec(ctx, `
-			UPDATE export_jobs SET lease_until = clock_timestamp() + $3::interval
-			WHERE id = $1 AND attempt = $2 AND status = 'PROCESSING'`, claim.Export.ID, claim.Attempt, timeout)
-		if err != nil {
+		if err := renew(ctx, tx); err != nil {
 			return err
 		}
-		if tag.RowsAffected() == 0 {
-			return ErrLeaseLost
+		if err := commit(ctx); err != nil {
+			return err
 		}
-		return commit(ctx)
+		return renew(ctx, tx)
 	})
 	if err != nil {
 		return fmt.Errorf("commit export %s: %w", claim.Export.ID, err)

@@ -22,8 +22,8 @@ import (
 )
 
 const (
-	// commitTimeout bounds how long the row is locked while the store makes one object of the parts.
-	commitTimeout = time.Minute
+	// commitLeases is for how many leases the row is locked at most while the store makes one object of the parts.
+	commitLeases = 2
 	// endGrace is how long the end of an attempt may take once the service is told to stop.
 	endGrace = 5 * time.Second
 	// An export that failed comes again after a while that doubles.
@@ -120,31 +120,33 @@ func final(err error) bool {
 	return errors.Is(err, format.ErrUnsupported) || store.Classify(err) == store.Data
 }
 
-// make streams the rows into the object, puts it in its place, reads it back and completes the row.
+// make streams the rows into the object, puts it in its place, reads it back and completes the row. What it does ends, with
+// the cause, when the lease is lost.
 func (s *Service) make(ctx context.Context, claim store.ExportClaim) (store.ExportResult, error) {
+	held, lose := context.WithCancelCause(ctx)
+	defer lose(nil)
+	result, err := s.makeHeld(held, lose, claim)
+	return result, because(held, err)
+}
+
+func (s *Service) makeHeld(ctx context.Context, lose context.CancelCauseFunc, claim store.ExportClaim) (store.ExportResult, error) {
 	var rows atomic.Int64
-	held, release := s.hold(ctx, claim, &rows)
-	defer release()
+	release := s.hold(ctx, lose, claim, &rows)
+	defer func() { release() }()
 	sum := newSumWriter(nil)
-	upload, err := s.write(held, claim.Export, sum, &rows)
+	upload, err := s.write(ctx, claim.Export, sum, &rows)
 	if err != nil {
-		return store.ExportResult{}, because(held, err)
+		return store.ExportResult{}, err
 	}
-	defer func() {
-		aborting, cancel := context.WithTimeout(context.WithoutCancel(ctx), endGrace)
-		defer cancel()
-		if err := upload.Abort(aborting); err != nil {
-			s.log.Warn("upload not ended, the sweep will", "key", claim.Export.Key, "err", err)
-		}
-	}()
+	defer s.abort(ctx, claim.Export.Key, upload)
 	// Nothing of the upload is on its way from here on: should the claim be lost now, the next attempt ends it for good.
-	if err := upload.Seal(held); err != nil {
-		return store.ExportResult{}, because(held, err)
+	if err := upload.Seal(ctx); err != nil {
+		return store.ExportResult{}, err
 	}
 	release() // the commit holds the row itself
 	result := store.ExportResult{Rows: rows.Load(), Bytes: sum.bytes, SHA256: sum.hex()}
 
-	err = s.store.CommitExport(ctx, claim, commitTimeout, func(ctx context.Context) error {
+	err = s.store.CommitExport(ctx, claim, commitLeases*s.config.Lease, s.config.Lease, func(ctx context.Context) error {
 		_, err := upload.Commit(ctx)
 		return err
 	})
@@ -152,12 +154,20 @@ func (s *Service) make(ctx context.Context, claim store.ExportClaim) (store.Expo
 	if err != nil && !errors.Is(err, store.ErrUnknownOutcome) {
 		return store.ExportResult{}, err
 	}
-	held, release = s.hold(ctx, claim, &rows)
-	defer release()
-	if err := s.verify(held, claim.Export.Key, result); err != nil {
-		return store.ExportResult{}, because(held, err)
+	release = s.hold(ctx, lose, claim, &rows)
+	if err := s.verify(ctx, claim.Export.Key, result); err != nil {
+		return store.ExportResult{}, err
 	}
-	return result, because(held, s.complete(held, claim, result))
+	return result, s.complete(ctx, claim, result)
+}
+
+// abort ends an upload; one that was committed stays.
+func (s *Service) abort(ctx context.Context, key string, upload blob.Upload) {
+	aborting, cancel := context.WithTimeout(context.WithoutCancel(ctx), endGrace)
+	defer cancel()
+	if err := upload.Abort(aborting); err != nil {
+		s.log.Warn("upload not ended, the sweep will", "key", key, "err", err)
+	}
 }
 
 // because is why ctx ended, when that is why err is; a lost lease is seen as a canceled context everywhere below.
@@ -183,11 +193,7 @@ func (s *Service) write(ctx context.Context, e store.Export, sum *sumWriter, row
 	}
 	defer func() {
 		if err != nil {
-			aborting, cancel := context.WithTimeout(context.WithoutCancel(ctx), endGrace)
-			defer cancel()
-			if ended := upload.Abort(aborting); ended != nil {
-				s.log.Warn("upload not ended, the sweep will", "key", e.Key, "err", ended)
-			}
+			s.abort(ctx, e.Key, upload)
 		}
 	}()
 	sum.w = upload
@@ -239,17 +245,20 @@ func (s *Service) complete(ctx context.Context, claim store.ExportClaim, result 
 	}
 }
 
-// hold renews the lease until release, and tells progress. The context ends, with the cause, when the lease is lost.
-func (s *Service) hold(ctx context.Context, claim store.ExportClaim, rows *atomic.Int64) (held context.Context, release func()) {
-	held, cancel := context.WithCancelCause(ctx)
+// hold renews the lease until release, and tells progress; it calls lose with the reason when the lease is lost. release may
+// be called more than once.
+func (s *Service) hold(
+	ctx context.Context, lose context.CancelCauseFunc, claim store.ExportClaim, rows *atomic.Int64,
+) (release func()) {
+	renewing, stop := context.WithCancel(ctx)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		if err := s.renew(held, claim, rows); err != nil {
-			cancel(err)
+		if err := s.renew(renewing, claim, rows); err != nil {
+			lose(err)
 		}
 	}()
-	return held, func() { cancel(context.Canceled); <-ended }
+	return func() { stop(); <-ended }
 }
 
 // renew returns nil when ctx ended, and why the lease is lost otherwise.

@@ -43,7 +43,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		Concurrency: 1, Lease: 15 * time.Second, MaxTries: 5, Keep: 24 * time.Hour,
-		SweepInterval: 30 * time.Second, OrphanGrace: time.Hour,
+		SweepInterval: 10 * time.Second, OrphanGrace: time.Hour,
 	}
 }
 
@@ -141,7 +141,8 @@ func (s *Service) work(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		return s.bus.ConsumeWork(ctx, bus.WorkOptions{
-			Kind: bus.WorkExport, Durable: Durable, Concurrency: s.config.Concurrency, Handle: s.handle, Log: s.log,
+			Kind: bus.WorkExport, Durable: Durable, Concurrency: s.config.Concurrency, AckWait: 2 * s.config.Lease,
+			Handle: s.handle, Log: s.log,
 		})
 	})
 	group.Go(func() error { s.relay(ctx); return nil })

@@ -30,11 +30,11 @@ const (
 )
 
 // sweep looks at intervals, one replica at a time, for what nobody else ends: rows and objects that a killed process left,
-// and those whose time is over.
+// and those whose time is over. Should a pass outlast the lease, two do the same work and each row still has one at a time.
 func (s *Service) sweep(ctx context.Context) {
 	var stored time.Time // when the store was last listed
 	for {
-		lease, err := s.store.AcquireLease(ctx, sweepLease, s.kit.Instance, 3*s.config.SweepInterval+time.Minute)
+		lease, err := s.store.AcquireLease(ctx, sweepLease, s.kit.Instance, 3*s.config.SweepInterval)
 		if err == nil {
 			err = s.sweepRows(ctx)
 			if err == nil && time.Since(stored) >= s.config.OrphanGrace/2 {
