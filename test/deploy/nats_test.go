@@ -222,6 +222,7 @@ func subjects() map[string]string {
 	all := map[string]string{
 		"probe":              bus.ProbeSubject("default", picketv1.Status_STATUS_HEALTHY, "local", server, "health"),
 		"probe of database":  bus.ProbeSubject("default", picketv1.Status_STATUS_HEALTHY, "local", "picket-database", "partition"),
+		"probe of writer":    bus.ProbeSubject("default", picketv1.Status_STATUS_HEALTHY, "local", "picket-writer", "backlog"),
 		"catalog":            bus.CatalogSubject("default", "added", server),
 		"command":            bus.CommandSubject("default", "acknowledge", "1"),
 		"metric":             bus.MetricSubject("default", "local", server),
@@ -313,10 +314,10 @@ func publishes() map[string][]string {
 	}
 	may := map[string][]string{
 		"catalog":   append(reads(catalog), "catalog", "kv catalog"),
-		"prober":    append(reads(catalog, workers), "probe", "probe of database"),
-		"collector": append(reads(catalog, workers, status), "probe", "probe of database", "metric", "metric of platform", "list streams", "list consumers", "look at PICKET_EVENTS/writer", "look at PICKET_METRICS/writer-metrics", "look at PICKET_WORK/exporter"),
+		"prober":    append(reads(catalog, workers), "probe", "probe of database", "probe of writer"),
+		"collector": append(reads(catalog, workers, status), "probe", "probe of database", "probe of writer", "metric", "metric of platform", "list streams", "list consumers", "look at PICKET_EVENTS/writer", "look at PICKET_METRICS/writer-metrics", "look at PICKET_WORK/exporter"),
 		"writer": slices.Concat(durable(bus.StreamEvents, "writer"), durable(bus.StreamMetrics, "writer-metrics"),
-			[]string{"probe of database", "metric of platform", "dead of events", "dead of metrics"}),
+			[]string{"probe of database", "probe of writer", "metric of platform", "dead of events", "dead of metrics"}),
 		"alerter":  append(reads(status), "alert", "clock", "kv status", "read any PICKET_EVENTS", "next any PICKET_EVENTS", "forget any PICKET_EVENTS"),
 		"exporter": append(durable(bus.StreamWork, "exporter"), "export", "work", "dead of work"),
 		"api": append(reads(workers, status, bus.StreamEvents, bus.StreamMetrics, bus.StreamAlerts, bus.StreamExports),
@@ -343,7 +344,7 @@ func hears() map[string][]string {
 		"prober":    {"worker prober", "request prober"},
 		"collector": {"worker collector", "request collector"},
 		"api": {
-			"probe", "probe of database", "metric", "metric of platform", "alert", "export", "catalog",
+			"probe", "probe of database", "probe of writer", "metric", "metric of platform", "alert", "export", "catalog",
 			"worker catalog", "worker prober", "worker collector", "worker writer", "worker alerter", "worker exporter", "worker api",
 		},
 	}

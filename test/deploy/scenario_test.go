@@ -1,6 +1,7 @@
 package deploy_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -100,17 +101,74 @@ func TestStack(t *testing.T) { // not parallel: it puts PostgreSQL's programs on
 	})
 
 	t.Run("the API answers", func(t *testing.T) {
-		address := "http://" + s.addresses["api:9468"]
-		if why, not := s.left["api"]; not {
-			t.Skip("the API does not run: " + why)
+		s.needs(t, "api")
+		if err := httpOK(t, "http://"+s.addresses["api:9468"]+"/api/v1/fleet/servers"); err == nil || !strings.Contains(err.Error(), "401") {
+			t.Errorf("without a token: %v", err)
 		}
-		if code, body := s.get(address+"/api/v1/fleet/servers", ""); code != http.StatusUnauthorized {
-			t.Errorf("without a token: %d %s", code, body)
-		}
-		code, body := s.get(address+"/api/v1/fleet/servers", s.secrets["PICKET_ADMIN_TOKEN"])
+		code, body := s.ask(http.MethodGet, "/api/v1/fleet/servers", "")
 		if code != http.StatusOK || !strings.Contains(body, `"checkout"`) {
 			t.Errorf("servers: %d %s", code, body)
 		}
+	})
+
+	// What the API does through the others, so that everybody's permissions are used.
+	t.Run("a check on demand is answered by a prober", func(t *testing.T) {
+		s.needs(t, "api", "prober")
+		code, body := s.ask(http.MethodPost, "/api/v1/fleet/servers/picket-catalog/health-check", "")
+		if code != http.StatusOK || !strings.Contains(body, `"healthy"`) {
+			t.Errorf("%d %s", code, body)
+		}
+	})
+
+	t.Run("an export is made, stored and downloaded", func(t *testing.T) {
+		s.needs(t, "api", "exporter", "s3")
+		code, body := s.ask(http.MethodPost, "/api/v1/fleet/exports", `{"export_type":"health_checks","format":"ndjson"}`)
+		var export struct {
+			ID       string `json:"export_id"`
+			Status   string `json:"status"`
+			RowCount int    `json:"row_count"`
+		}
+		if err := json.Unmarshal([]byte(body), &export); err != nil || code != http.StatusAccepted {
+			t.Fatalf("%d %s (%v)", code, body, err)
+		}
+		one := "/api/v1/fleet/exports/" + export.ID
+		eventually(t, "the export is complete", func() error {
+			if code, body = s.ask(http.MethodGet, one, ""); code != http.StatusOK {
+				return fmt.Errorf("%d %s", code, body)
+			}
+			if err := json.Unmarshal([]byte(body), &export); err != nil || export.Status != "COMPLETED" {
+				return fmt.Errorf("%s (%w)", body, err)
+			}
+			return nil
+		})
+		// The API leads to the object store, by a link that the store itself checks.
+		code, rows := s.ask(http.MethodGet, one+"/download", "")
+		if lines := strings.Count(rows, "\n"); code != http.StatusOK || lines != export.RowCount || lines == 0 {
+			t.Errorf("downloaded %d, %d lines of %d: %.300s", code, lines, export.RowCount, rows)
+		}
+	})
+
+	t.Run("what happens is heard live", func(t *testing.T) {
+		s.needs(t, "api")
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.addresses["api:9468"]+"/api/v1/fleet/live/events", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Authorization", "Bearer "+s.secrets["PICKET_ADMIN_TOKEN"])
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		lines := bufio.NewScanner(response.Body)
+		for lines.Scan() {
+			if strings.HasPrefix(lines.Text(), "data:") && strings.Contains(lines.Text(), `"checkout"`) {
+				return
+			}
+		}
+		t.Errorf("%s, and nothing about the server: %v", response.Status, lines.Err())
 	})
 
 	t.Run("NATS has refused nobody", func(t *testing.T) {
@@ -152,25 +210,37 @@ func (s *stack) query(user, password string) *pgx.Conn {
 	return conn
 }
 
-func (s *stack) get(address, token string) (int, string) {
+// needs skips what a part that does not run would have to do.
+func (s *stack) needs(t *testing.T, parts ...string) {
+	t.Helper()
+	for _, part := range parts {
+		if why, not := s.left[part]; not {
+			t.Skipf("%s does not run: %s", part, why)
+		}
+	}
+}
+
+// ask asks the API as the first admin.
+func (s *stack) ask(method, path, body string) (int, string) {
 	s.t.Helper()
-	request, err := http.NewRequestWithContext(s.t.Context(), http.MethodGet, address, nil)
+	request, err := http.NewRequestWithContext(s.t.Context(), method, "http://"+s.addresses["api:9468"]+path, strings.NewReader(body))
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if token != "" {
-		request.Header.Set("Authorization", "Bearer "+token)
+	request.Header.Set("Authorization", "Bearer "+s.secrets["PICKET_ADMIN_TOKEN"])
+	if body != "" {
+		request.Header.Set("Content-Type", "application/json")
 	}
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
+	answer, err := io.ReadAll(response.Body)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return response.StatusCode, string(body)
+	return response.StatusCode, string(answer)
 }
 
 // target is a server that can be stopped.
