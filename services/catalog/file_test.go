@@ -32,7 +32,7 @@ func TestEditingTheFile(t *testing.T) {
 		event{"removed", "b", 2}, event{"added", "c", 1},
 		event{"changed", "a", 2}, event{"changed", "c", 2})
 	if got := testutil.ToFloat64(r.metrics.targets.WithLabelValues("file")); got != 2 {
-		t.Errorf("picket_targets{source=file} is %v", got)
+		t.Errorf("fleet_catalog_servers{source=file} is %v", got)
 	}
 	if err := r.kit.Health.Ready(); err != nil {
 		t.Error(err)
@@ -71,7 +71,7 @@ func TestABrokenEditChangesNothing(t *testing.T) {
 		t.Errorf("not ready: %v", err)
 	}
 	if got := testutil.ToFloat64(r.metrics.refused.WithLabelValues("file")); got != 1 {
-		t.Errorf("picket_catalog_source_refused is %v", got)
+		t.Errorf("fleet_catalog_source_refused is %v", got)
 	}
 	var status picketv1.WorkerStatus
 	if r.fillStatus(&status); !strings.Contains(status.LastError, problem) {
@@ -112,7 +112,7 @@ func samples(t *testing.T, r *replica) uint64 {
 		t.Fatal(err)
 	}
 	for _, family := range families {
-		if family.GetName() == "picket_catalog_reconcile_seconds" {
+		if family.GetName() == "fleet_catalog_reconcile_seconds" {
 			return family.GetMetric()[0].GetHistogram().GetSampleCount()
 		}
 	}

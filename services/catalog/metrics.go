@@ -24,25 +24,25 @@ type metrics struct {
 func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		targets: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "picket_targets", Help: "Servers in the catalog, by source; known to the replica that leads.",
+			Name: "fleet_catalog_servers", Help: "Servers in the catalog, by source; known to the replica that leads.",
 		}, []string{"source"}),
 		checks: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "picket_catalog_checks", Help: "Checks in the catalog; known to the replica that leads.",
+			Name: "fleet_catalog_checks", Help: "Checks in the catalog; known to the replica that leads.",
 		}),
 		leader: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "picket_catalog_leader", Help: "1 while this replica holds the lease.",
+			Name: "fleet_catalog_leader", Help: "1 while this replica holds the lease.",
 		}),
 		refused: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "picket_catalog_source_refused", Help: "1 while what a source declares is refused or held, and what it declared before is in force.",
+			Name: "fleet_catalog_source_refused", Help: "1 while what a source declares is refused or held, and what it declared before is in force.",
 		}, []string{"source"}),
 		applied: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "picket_catalog_applied_total", Help: "Servers added, changed and removed in the database, by source.",
+			Name: "fleet_catalog_applied_total", Help: "Servers added, changed and removed in the database, by source.",
 		}, []string{"source", "change"}),
 		published: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "picket_catalog_published_total", Help: "Events sent, and entries of the bucket put and deleted.",
+			Name: "fleet_catalog_published_total", Help: "Events sent, and entries of the bucket put and deleted.",
 		}, []string{"what"}),
 		took: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "picket_catalog_reconcile_seconds", Help: "Time of one comparison with everything that follows from it.",
+			Name: "fleet_catalog_reconcile_seconds", Help: "Time of one comparison with everything that follows from it.",
 			Buckets: prometheus.ExponentialBuckets(0.005, 4, 8),
 		}),
 	}
