@@ -66,7 +66,8 @@ func (s *Service) registerHealth(api huma.API) {
 	}, s.availability)
 }
 
-type historyInput struct {
+// HistoryInput are the parameters that histories have in common.
+type HistoryInput struct {
 	ID        string    `path:"id" maxLength:"64" doc:"Id or name of the server."`
 	StartTime time.Time `query:"start_time" example:"2026-11-21T00:00:00Z"`
 	EndTime   time.Time `query:"end_time" doc:"Not included; now when left out."`
@@ -75,7 +76,7 @@ type historyInput struct {
 }
 
 type healthHistoryInput struct {
-	historyInput
+	HistoryInput
 	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 	Cursor string `query:"cursor"`
 }
@@ -189,7 +190,7 @@ type availabilityBody struct {
 // coverageDelay is how long a result may be on its way: ticks younger than that are not asked for.
 const coverageDelay = 10 * time.Second
 
-func (s *Service) availability(ctx context.Context, in *historyInput) (*struct{ Body availabilityBody }, error) {
+func (s *Service) availability(ctx context.Context, in *HistoryInput) (*struct{ Body availabilityBody }, error) {
 	from, to, err := timeRange(in.StartTime, in.EndTime, historySpan, maxCoverageSpan)
 	if err != nil {
 		return nil, err

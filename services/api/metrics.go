@@ -187,14 +187,15 @@ type systemMetrics struct {
 	Next    string         `json:"next,omitempty" doc:"Cursor of the next page."`
 }
 
-type latestSystemMetricsInput struct {
+// LatestSystemMetricsInput are the parameters that figures of parts have in common.
+type LatestSystemMetricsInput struct {
 	Metric  []string `query:"metric" doc:"Names; several by commas." example:"connections,db_size_bytes"`
 	Service []string `query:"service" doc:"Parts; several by commas." example:"postgres"`
 	Limit   int      `query:"limit" minimum:"1" maximum:"10000" default:"1000"`
 }
 
 type systemMetricsInput struct {
-	latestSystemMetricsInput
+	LatestSystemMetricsInput
 	StartTime time.Time `query:"start_time"`
 	EndTime   time.Time `query:"end_time" doc:"Not included; now when left out."`
 	Period    string    `query:"period" enum:"raw,1h" default:"raw"`
@@ -233,7 +234,7 @@ func (s *Service) systemMetrics(ctx context.Context, in *systemMetricsInput) (*s
 	return &struct{ Body systemMetrics }{list}, nil
 }
 
-func (s *Service) latestSystemMetrics(ctx context.Context, in *latestSystemMetricsInput) (*struct{ Body systemMetrics }, error) {
+func (s *Service) latestSystemMetrics(ctx context.Context, in *LatestSystemMetricsInput) (*struct{ Body systemMetrics }, error) {
 	rows, err := s.store.LatestSystemMetrics(ctx, store.SystemMetricsQuery{
 		Org: principal(ctx).Org, Names: in.Metric, Services: in.Service, Limit: in.Limit,
 	}, time.Now())

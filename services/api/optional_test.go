@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"errors"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -44,10 +45,10 @@ func TestMergePatch(t *testing.T) {
 		{`{}`, `{"a":{"bb":{"ccc":null}}}`, `{"a":{"bb":{}}}`},
 	} {
 		var original, patch, want map[string]any
-		for text, to := range map[string]*map[string]any{test.original: &original, test.patch: &patch, test.want: &want} {
-			if err := json.Unmarshal([]byte(text), to); err != nil {
-				t.Fatal(err)
-			}
+		err := errors.Join(json.Unmarshal([]byte(test.original), &original), json.Unmarshal([]byte(test.patch), &patch),
+			json.Unmarshal([]byte(test.want), &want))
+		if err != nil {
+			t.Fatal(err)
 		}
 		if diff := cmp.Diff(want, mergePatch(original, patch)); diff != "" {
 			t.Errorf("%s with %s (-want +got):\n%s", test.original, test.patch, diff)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -22,7 +23,9 @@ const (
 	base = "/api/v1/fleet"
 	// roleExtension tells readers of the document, and the test that walks it, which role an operation needs.
 	roleExtension = "x-picket-role"
-	bearerScheme  = "bearer"
+	// streamExtension tells that an answer goes on for ever.
+	streamExtension = "x-picket-stream"
+	bearerScheme    = "bearer"
 )
 
 // Keys of huma.Operation.Metadata.
@@ -47,6 +50,7 @@ func (s *Service) registrations() []func(huma.API) {
 		s.registerAlerts,
 		s.registerWorkers,
 		s.registerOperations,
+		s.registerLive,
 		s.registerExports,
 	}
 }
@@ -54,7 +58,11 @@ func (s *Service) registrations() []func(huma.API) {
 // route adds an operation that needs a role. The handler's context knows who asks (principal) and ends when the request
 // may not take longer, when the database goes away and when the service stops. Errors are told as asProblem says;
 // a handler that knows better returns a problem.
+//
+// Structs that are embedded in I or O must be exported: huma passes over others silently, so route panics.
 func route[I, O any](api huma.API, role store.Role, op huma.Operation, handler func(context.Context, *I) (*O, error)) {
+	mustBeSeen(op.OperationID, reflect.TypeFor[I]())
+	mustBeSeen(op.OperationID, reflect.TypeFor[O]())
 	op.Metadata = maps.Clone(op.Metadata)
 	if op.Metadata == nil {
 		op.Metadata = map[string]any{}
@@ -87,6 +95,14 @@ func route[I, O any](api huma.API, role store.Role, op huma.Operation, handler f
 	})
 }
 
+func mustBeSeen(operation string, t reflect.Type) {
+	for i := range t.NumField() {
+		if field := t.Field(i); field.Anonymous && !field.IsExported() {
+			panic(fmt.Sprintf("api: operation %s: embedded %s is not exported", operation, field.Name))
+		}
+	}
+}
+
 // streaming marks an operation whose answer goes on until the client leaves or the service stops.
 func streaming(op huma.Operation) huma.Operation {
 	op.Metadata = maps.Clone(op.Metadata)
@@ -94,6 +110,11 @@ func streaming(op huma.Operation) huma.Operation {
 		op.Metadata = map[string]any{}
 	}
 	op.Metadata[streamMeta] = true
+	op.Extensions = maps.Clone(op.Extensions)
+	if op.Extensions == nil {
+		op.Extensions = map[string]any{}
+	}
+	op.Extensions[streamExtension] = true
 	return op
 }
 
@@ -153,6 +174,9 @@ func (s *Service) humaConfig() huma.Config {
 					bearerScheme: {Type: "http", Scheme: "bearer", BearerFormat: "pk_<id>_<secret>"},
 				},
 			},
+			OnAddOperation: []huma.AddOpFunc{func(_ *huma.OpenAPI, op *huma.Operation) {
+				op.MaxBodyBytes = s.config.MaxBodyBytes
+			}},
 		},
 		Formats:       map[string]huma.Format{"application/json": huma.DefaultJSONFormat, "json": huma.DefaultJSONFormat},
 		DefaultFormat: "application/json",

@@ -145,6 +145,7 @@ func TestUpdateServer(t *testing.T) {
 
 	changed := w.must(http.StatusOK, w.admin, "PATCH", path, `{"description":null,"region":"us","status":"maintenance",
 		"tags":["b","a","a"],"metadata":{"rack":null,"owner":{"on_call":"x"}}}`, "If-Match", `"1"`)
+	server = ServerDetail{} // or its maps would be merged with what is read
 	changed.into(t, &server)
 	if server.Description != "" || server.Region != "us" || server.Status != "maintenance" || server.Environment != "production" || server.Revision != 2 {
 		t.Errorf("server %+v", server.Server)

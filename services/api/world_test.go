@@ -101,8 +101,13 @@ func newWorldOn(t *testing.T, database string, options ...worldOption) *world {
 		server.Close()
 	})
 	t.Cleanup(w.stop)
+	secret, err := store.ParseTokenSecret(w.admin)
+	if err != nil {
+		t.Fatal(err)
+	}
 	w.waitFor("the first admin's token", func() bool {
-		return w.do(w.admin, "GET", base+"/tokens/current", "").status == http.StatusOK
+		_, err := w.store.LookupToken(t.Context(), secret.ID)
+		return err == nil && w.do("", "GET", base+"/tokens/current", "").status == http.StatusUnauthorized
 	})
 	return w
 }
