@@ -67,3 +67,8 @@ func (c *Conn) unsubscribe(subs []*nats.Subscription) {
 		}
 	}
 }
+
+// FamilyFilter matches everything of one family of an organization; an empty organization matches any.
+func FamilyFilter(org, family string) string {
+	return join(filterToken(org), Token(family), ">")
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"reflect"
 	"time"
 	"unicode/utf8"
 
@@ -86,13 +87,16 @@ func (s *Service) registerAlerts(api huma.API) {
 		OperationID: "get-alert", Method: http.MethodGet, Path: base + "/alerts/{id}", Tags: []string{"alerts"},
 		Summary: "An alert with its history and evidence",
 	}, s.getAlert)
+	later := map[string]*huma.MediaType{"application/json": {
+		Schema: api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[Alert](), true, "Alert"),
+	}}
 	act := func(verb, summary, more string) {
 		route(api, store.Operator, huma.Operation{
 			OperationID: verb + "-alert", Method: http.MethodPost, Path: base + "/alerts/{id}/" + verb, Tags: []string{"alerts"},
 			Summary: summary, Errors: []int{http.StatusConflict, http.StatusUnprocessableEntity},
 			Description: more + " The command goes through the event stream; the answer waits for the alerter up to two seconds: " +
 				"200 with the alert as it is then, or 202 when it is still on its way.",
-			Responses: map[string]*huma.Response{"202": {Description: "Accepted: the command is in the stream."}},
+			Responses: map[string]*huma.Response{"202": {Description: "Accepted: the command is in the stream.", Content: later}},
 		}, func(ctx context.Context, in *alertActionInput) (*alertActionOutput, error) {
 			return s.actOnAlert(ctx, verb, in)
 		})
@@ -153,11 +157,13 @@ func (s *Service) listAlerts(ctx context.Context, in *listAlertsInput) (*struct{
 	return &struct{ Body alertList }{list}, nil
 }
 
-type alertInput struct {
+// AlertInput names an alert.
+// AlertInput is the part of the path that names an alert.
+type AlertInput struct {
 	ID string `path:"id" maxLength:"64"`
 }
 
-func (s *Service) getAlert(ctx context.Context, in *alertInput) (*struct{ Body AlertDetail }, error) {
+func (s *Service) getAlert(ctx context.Context, in *AlertInput) (*struct{ Body AlertDetail }, error) {
 	id, err := parseID(in.ID)
 	if err != nil {
 		return nil, err
@@ -201,7 +207,7 @@ func newAlert(a *store.Alert) Alert {
 }
 
 type alertActionInput struct {
-	alertInput
+	AlertInput
 	IdempotencyKey string `header:"Idempotency-Key" maxLength:"255" doc:"The same key is the same command, however often it is sent."`
 	Body           *struct {
 		Note string `json:"note,omitempty" maxLength:"256" doc:"For the history of the alert."`

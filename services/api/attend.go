@@ -18,12 +18,13 @@ type attendant struct {
 	runs chan struct{}
 	// operations is told that there is something to do.
 	operations chan struct{}
+	live       live
 }
 
 func newAttendant(kit *service.Kit) attendant {
 	return attendant{
 		owner: kit.Instance + "/" + rand.Text(), workers: newWorkerBook(), runs: make(chan struct{}, runsAtOnce),
-		operations: make(chan struct{}, 1),
+		operations: make(chan struct{}, 1), live: newLive(),
 	}
 }
 
@@ -33,5 +34,8 @@ func (s *Service) attend(ctx context.Context) {
 	group.Go(func() { s.listenToWorkers(ctx) })
 	group.Go(func() { s.keepTotals(ctx) })
 	group.Go(func() { s.operate(ctx) })
+	for _, f := range s.live.feeds {
+		group.Go(func() { f.run(ctx, s) })
+	}
 	group.Wait()
 }

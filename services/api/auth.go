@@ -20,7 +20,7 @@ import (
 func (s *Service) authenticate(needed store.Role) func(huma.Context, func(huma.Context)) {
 	return func(hctx huma.Context, next func(huma.Context)) {
 		r := requestOf(hctx.Context())
-		who, err := s.whoAsks(hctx.Context(), hctx.Header("Authorization"), r.remote)
+		who, err := s.whoComes(hctx, r.remote)
 		if err == nil && !who.Role.May(needed) {
 			err = problem(http.StatusForbidden, "this needs the role "+string(needed)+"; the token has "+string(who.Role))
 		}

@@ -128,3 +128,12 @@ CREATE TABLE worker_totals (
     PRIMARY KEY (service, location, instance, started_at)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE worker_totals IS 'Figures of probers and collectors by their own words, written by the API as it hears them; counts only grow.';
+
+-- Browsers cannot send a header with a stream: a ticket opens one, once, for whoever has the token.
+CREATE TABLE live_tickets (
+    expires_at timestamptz NOT NULL,
+    token_id   text COLLATE "C" NOT NULL REFERENCES api_tokens (id) ON DELETE CASCADE,
+    hash       bytea PRIMARY KEY
+);
+CREATE INDEX live_tickets_token ON live_tickets (token_id);
+COMMENT ON COLUMN live_tickets.hash IS 'SHA-256 of the ticket';
