@@ -12,12 +12,15 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
 
 	"github.com/picketd/picket/internal/blob"
 	"github.com/picketd/picket/internal/blob/blobtest"
@@ -27,6 +30,8 @@ import (
 type bench struct {
 	blob.Store
 	options blob.Options
+	// seed makes an object on the shortest way.
+	seed func(ctx context.Context, key, text string) error
 }
 
 // again opens the same store a second time, as another process would.
@@ -59,13 +64,33 @@ func openDir(t *testing.T) bench {
 	options := blob.Options{Config: config, LinkBase: server.URL + blob.LinkBase}
 	store := open(t, options)
 	mux.Handle(blob.LinkBase, blob.Handler(store))
-	return bench{store, options}
+	return bench{store, options, func(ctx context.Context, key, text string) error {
+		upload, err := store.Create(ctx, key, blob.CreateOptions{})
+		if err != nil {
+			return err
+		}
+		_, err = io.WriteString(upload, text)
+		_, commit := upload.Commit(ctx)
+		return errors.Join(err, commit)
+	}}
 }
 
 func openS3(t *testing.T) bench {
 	t.Helper()
-	options := blob.Options{Config: blobtest.S3(t).Config}
-	return bench{open(t, options), options}
+	config := blobtest.S3(t).Config
+	options := blob.Options{Config: config}
+	transport := &http.Transport{}
+	t.Cleanup(transport.CloseIdleConnections)
+	client, err := minio.New(strings.TrimPrefix(config.Endpoint, "http://"), &minio.Options{
+		Creds: credentials.NewStaticV4(config.AccessKey, config.SecretKey, ""), Region: config.Region, Transport: transport,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bench{open(t, options), options, func(ctx context.Context, key, text string) error {
+		_, err := client.PutObject(ctx, config.Bucket, key, strings.NewReader(text), int64(len(text)), minio.PutObjectOptions{})
+		return err
+	}}
 }
 
 // TestConformance holds both stores to the same promises.
@@ -345,7 +370,7 @@ func testAbandon(t *testing.T, store bench) {
 // The same while bytes are on their way.
 func testAbandonUnderWay(t *testing.T, store bench) {
 	name := keyOf(t, ".parquet")
-	for range 10 {
+	for range 4 {
 		stale := create(t, store, name)
 		write(t, stale, random(17<<20)) // two parts and a bit, the second of which is on its way
 		if err := store.AbandonUploads(t.Context(), name); err != nil {
@@ -503,6 +528,9 @@ func testSweep(t *testing.T, store bench) {
 
 func testList(t *testing.T, store bench) {
 	const n = 1005 // more than a page of S3
+	if err := store.Ping(t.Context()); err != nil { // which makes the bucket
+		t.Fatal(err)
+	}
 	var want []string
 	var wg sync.WaitGroup
 	bound := make(chan struct{}, 8)
@@ -512,14 +540,8 @@ func testList(t *testing.T, store bench) {
 		wg.Go(func() {
 			bound <- struct{}{}
 			defer func() { <-bound }()
-			upload, err := store.Create(t.Context(), name, blob.CreateOptions{})
-			if err != nil {
+			if err := store.seed(t.Context(), name, strconv.Itoa(i)); err != nil {
 				t.Error(err)
-				return
-			}
-			_, err = fmt.Fprintf(upload, "%d", i)
-			if _, commit := upload.Commit(t.Context()); err != nil || commit != nil {
-				t.Error(err, commit)
 			}
 		})
 	}

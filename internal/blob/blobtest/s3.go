@@ -145,22 +145,12 @@ func freeAddress(ctx context.Context) (string, error) {
 func (s *Server) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	poll := time.NewTicker(10 * time.Millisecond)
 	defer poll.Stop()
 	for {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Config.Endpoint+healthPath, nil)
-		if err != nil {
-			return err
-		}
-		response, err := client.Do(request)
+		err := s.answers(ctx)
 		if err == nil {
-			_, _ = io.Copy(io.Discard, response.Body)
-			response.Body.Close()
-			if response.StatusCode == http.StatusOK {
-				return nil
-			}
-			err = errors.New(response.Status)
+			return nil
 		}
 		select {
 		case <-poll.C:
@@ -170,6 +160,27 @@ func (s *Server) ready(ctx context.Context) error {
 			return fmt.Errorf("no answer after %v: %w", startTimeout, err)
 		}
 	}
+}
+
+// answers asks the server how it is.
+func (s *Server) answers(ctx context.Context) error {
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Config.Endpoint+healthPath, nil)
+	if err != nil {
+		return err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if _, err := io.Copy(io.Discard, response.Body); err != nil {
+		return err
+	}
+	if response.StatusCode != http.StatusOK {
+		return errors.New(response.Status)
+	}
+	return nil
 }
 
 func (s *Server) stop(t testing.TB) {
@@ -188,8 +199,31 @@ func (s *Server) kill() {
 	_ = s.alive.Close()
 }
 
-// Signal sends the server a signal: SIGSTOP makes one that accepts and never answers, SIGCONT wakes it.
-func (s *Server) Signal(t testing.TB, signal syscall.Signal) {
+// Freeze stops the server so that it accepts and never answers, as one on a machine that swaps does.
+func (s *Server) Freeze(t testing.TB) {
+	t.Helper()
+	s.signal(t, syscall.SIGSTOP)
+	poll := time.NewTicker(10 * time.Millisecond)
+	defer poll.Stop()
+	for range 1000 { // the signal takes its time to reach all threads
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		err := s.answers(ctx)
+		cancel()
+		if err != nil {
+			return
+		}
+		<-poll.C
+	}
+	t.Fatal("the S3 server answers although it was stopped")
+}
+
+// Thaw lets it go on.
+func (s *Server) Thaw(t testing.TB) {
+	t.Helper()
+	s.signal(t, syscall.SIGCONT)
+}
+
+func (s *Server) signal(t testing.TB, signal syscall.Signal) {
 	t.Helper()
 	if err := s.process.Process.Signal(signal); err != nil {
 		t.Fatal(err)
