@@ -86,6 +86,7 @@ func TestLinesOfACycle(t *testing.T) {
 	for i, status := range []picketv1.Status{degraded, healthy, unreachable, healthy, unknown} {
 		st.ran(servers[i], simEpochMS+int64(i)*1_000, status)
 	}
+	st.ran(&again, simEpochMS+400, unreachable)
 	st.ran(&again, simEpochMS+500, critical)
 	st.ran(servers[0], simEpochMS+9_000, unreachable) // not as bad as critical
 	now += 2_500
@@ -94,7 +95,7 @@ func TestLinesOfACycle(t *testing.T) {
 	st.setBusy(false)
 	st.ran(servers[0], simEpochMS+10_000, healthy) // the next cycle
 	st.ran(servers[1], simEpochMS+10_000, healthy)
-	st.ran(servers[3], simEpochMS+9_999, degraded) // late
+	st.ran(servers[1], simEpochMS+9_999, degraded) // late
 	st.missed(servers[5], tick.Span{FirstMS: simEpochMS - 50_000, LastMS: simEpochMS + 9_000, Count: 6})
 	st.missed(servers[4], tick.Span{FirstMS: simEpochMS - 50_000, LastMS: simEpochMS - 30_000, Count: 3}) // long over
 	if lines := st.logged(now, simEpochMS+9_998); lines != nil {

@@ -162,8 +162,9 @@ func TestKinds(t *testing.T) {
 	built := make(chan string, 64)
 	a := p.startWith("collector-a", func(o *Options) {
 		o.Build = func(check *picketv1.ScheduledCheck) (Runner, error) {
-			built <- check.GetServer() + check.GetCredential().GetSealed()
-			return answers{}, nil
+			token := check.GetCredential().GetSealed()
+			built <- check.GetServer() + token
+			return runnerFunc(func(context.Context) Outcome { return failed("shown", token) }), nil
 		}
 	})
 	p.await("four checks", func() bool { return a.ticker.sched.figures().Owned == 4 })
@@ -194,6 +195,9 @@ func TestKinds(t *testing.T) {
 	if got := <-built; got != "server-2-new-token" {
 		t.Errorf("built %s", got)
 	}
+	p.await("the new definition", func() bool {
+		return p.askServed("0190f3c4-0000-7000-8000-000000000002").GetResult().GetMessage() == "-new-token"
+	})
 	put(1, "http", "")
 	p.await("four checks again", func() bool { return a.ticker.sched.figures().Owned == 4 })
 	if reply := p.askServed("0190f3c4-0000-7000-8000-000000000005"); reply.GetRefused() != refusedUnknown {

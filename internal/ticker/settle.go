@@ -70,9 +70,6 @@ func (l *ledger) settle(total int64) {
 	for ; l.done < total && l.first < len(l.queued); l.done++ {
 		step := l.queued[l.first]
 		l.first++
-		if step == settlesNothing {
-			continue
-		}
 		if l.due[step]--; l.due[step] <= 0 {
 			delete(l.due, step)
 		}

@@ -69,6 +69,7 @@ type simReplica struct {
 	offset               time.Duration // of its clock to the true one
 	inFlight, mostAtOnce int
 	enrolledAt           time.Duration
+	promised             map[int64]int // ticks that are to be settled, by instant
 }
 
 type simJob struct {
@@ -104,10 +105,11 @@ func (s *sim) start(name string, opts schedulerOptions) *simReplica {
 	r := &simReplica{
 		sim: s, name: name, reps: newReplicas(name), ledger: newLedger(),
 		startedMS: s.nowMS(), joinAt: s.mono + listenFor, lastRun: map[string]int64{},
+		promised: map[int64]int{},
 	}
 	opts.Self, opts.NowMS, opts.Starter = name, r.nowMS, r
 	opts.MaxInFlight = cmp.Or(opts.MaxInFlight, 1000)
-	opts.Due, opts.Miss, opts.Skipped = r.ledger.add, r.miss, r.miss
+	opts.Due, opts.Miss, opts.Skipped = r.promise, r.miss, r.miss
 	opts.Busy, opts.Lag, opts.Wake = func(bool) {}, func(time.Duration) {}, func() { r.wakeAt = s.mono }
 	r.sched = newScheduler(opts)
 	r.engine = &engine{replicas: r.reps, sched: r.sched, nowMS: r.nowMS, beat: r.beat, log: slog.New(slog.DiscardHandler)}
@@ -160,8 +162,16 @@ func (r *simReplica) start(j job) {
 // rest implements starter.
 func (r *simReplica) rest(*worker) { r.inFlight-- }
 
+func (r *simReplica) promise(atMS int64) {
+	r.promised[atMS]++
+	r.ledger.add(atMS)
+}
+
 // publish gets something to the stream now, or when the bus is back.
 func (r *simReplica) publish(atMS int64, deliver func()) {
+	if r.promised[atMS]--; r.promised[atMS] < 0 {
+		r.sim.fault("%s settles a tick at %d that is not open", r.name, atMS)
+	}
 	r.ledger.queue(atMS, func() { r.unsent = append(r.unsent, deliver) })
 	r.flush()
 }

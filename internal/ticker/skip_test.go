@@ -72,6 +72,38 @@ func TestSkipAndNudge(t *testing.T) {
 	}
 }
 
+// What was skipped is made up for only while it is the last that was due: not in
+// the slot in which the next is, and not after the clock has gone back behind one
+// that was run.
+func TestWhatIsTooOldIsNotMadeUpFor(t *testing.T) {
+	t.Parallel()
+	s := newSim(simTargets(1, 10_000))
+	c := s.targets[0]
+	skipped := skipper{c.server: true}
+	a := s.start("a", schedulerOptions{Skip: skipped.skip})
+	s.run(15 * time.Second)
+	ticks := c.due(simEpochMS, s.nowMS()+10_000)
+	last, next := ticks[len(ticks)-2], ticks[len(ticks)-1]
+	delete(skipped, c.server)
+	s.run(time.Duration(next-s.nowMS()) * time.Millisecond) // it is due, and not released
+	a.sched.nudge(c.serverName())
+	s.run(time.Second)
+	if s.ran[c.id][last].count != 0 || s.ran[c.id][next].count != 1 {
+		t.Errorf("run were %v, of %d and %d", s.ran[c.id], last, next)
+	}
+	before := a.nowMS()
+	a.sched.correct(func() (tickStep, bool) {
+		a.offset -= 5 * time.Second
+		return tickStep{FromMS: before, ToMS: before - 5_000}, true
+	})
+	a.sched.nudge(c.serverName())
+	s.run(3 * time.Second)
+	if s.ran[c.id][last].count != 0 {
+		t.Error("a tick was run that is before one that was")
+	}
+	report(t, s.faults)
+}
+
 // A whole fleet that comes back is looked at no faster than steadily, and a check
 // that is removed meanwhile leaves nothing behind.
 func TestNudgesArePaced(t *testing.T) {
