@@ -76,7 +76,7 @@ const serverMetricsSQL = `
 WITH source AS NOT MATERIALIZED (%s),
 page AS (
     SELECT * FROM source
-    WHERE org = $1 AND check_id IN (SELECT id FROM checks WHERE server_id = $2) AND server_id = $2 AND at >= $3 AND at < $4
+    WHERE org = $1 AND check_id = ANY ($2) AND at >= $3 AND at < $4
       AND ($5::timestamptz IS NULL OR (at, check_id, location) < ($5, $6::uuid, $7::text))
     ORDER BY at DESC, check_id DESC, location DESC LIMIT $8),
 before AS (
@@ -149,7 +149,14 @@ func (s *Store) ServerMetrics(ctx context.Context, q MetricsQuery) ([]ServerMetr
 	}
 	ctx, cancel := context.WithTimeout(ctx, TxTimeout)
 	defer cancel()
-	rows, err := s.pool.Query(ctx, sql, q.Org, q.Server, q.From, q.To, nullTime(q.After.At), q.After.CheckID, q.After.Location,
+	// By key: no other index leads to a server, and only a list reaches through the parts of a roll-up.
+	checks := []uuid.UUID{}
+	err = s.pool.QueryRow(ctx, `SELECT coalesce(array_agg(c.id), '{}') FROM checks c JOIN managed_servers s ON s.id = c.server_id
+		WHERE s.id = $1 AND s.org = $2`, q.Server, q.Org).Scan(&checks)
+	if err != nil {
+		return nil, fmt.Errorf("read server metrics: %w", err)
+	}
+	rows, err := s.pool.Query(ctx, sql, q.Org, checks, q.From, q.To, nullTime(q.After.At), q.After.CheckID, q.After.Location,
 		pageLimit(q.Limit, MostServerMetrics))
 	if err != nil {
 		return nil, fmt.Errorf("read server metrics: %w", err)

@@ -109,6 +109,10 @@ BEGIN
 END
 $$;
 -- +goose StatementEnd
+-- Roll-ups and refreshes read all of a stretch of time, which no key serves. Rows come nearly in order of time, and a BRIN
+-- index costs next to nothing.
+CREATE INDEX server_metrics_aggregated_time ON server_metrics_aggregated USING brin (scheduled_at) WITH (pages_per_range = 32, autosummarize = on);
+CREATE INDEX system_metrics_time ON system_metrics USING brin (time) WITH (pages_per_range = 32, autosummarize = on);
 CREATE INDEX system_metrics_name_time ON system_metrics (metric_name, time DESC);
 CREATE INDEX system_metrics_service_time ON system_metrics (service, time DESC) WHERE service <> '';
 
@@ -185,6 +189,7 @@ BEGIN
             EXECUTE format('CREATE TABLE %s_stored (bucket timestamptz NOT NULL, org text COLLATE "C" NOT NULL, server_id uuid NOT NULL,
                 check_id uuid NOT NULL, location text COLLATE "C" NOT NULL, samples bigint NOT NULL, %s,
                 PRIMARY KEY (check_id, location, bucket)) PARTITION BY RANGE (bucket)', name, definitions);
+            EXECUTE format('CREATE INDEX ON %s_stored USING brin (bucket) WITH (pages_per_range = 32, autosummarize = on)', name);
             EXECUTE format('CREATE FUNCTION picket_%1$s(since timestamptz, until timestamptz) RETURNS SETOF %1$s_stored
                 LANGUAGE sql STABLE AS $f$
                 SELECT date_bin(interval %2$L, %3$s, timestamptz ''2000-01-01 00:00:00+00'') AS bucket, %4$s, %5$s
