@@ -354,6 +354,8 @@ func (s *stack) environment(name string, replica int) []string {
 				delete(environment, variable)
 			}
 		}
+		exports := filepath.Join(s.dir, "exports")
+		environment["PICKET_EXPORT_DIR"] = &exports
 	}
 	for variable, value := range environment {
 		if value != nil {
