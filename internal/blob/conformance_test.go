@@ -527,7 +527,7 @@ func testSweep(t *testing.T, store bench) {
 }
 
 func testList(t *testing.T, store bench) {
-	const n = 1005 // more than a page of S3
+	const n = 1005                                  // more than a page of S3
 	if err := store.Ping(t.Context()); err != nil { // which makes the bucket
 		t.Fatal(err)
 	}

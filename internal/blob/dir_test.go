@@ -78,7 +78,11 @@ func TestDirLinkKey(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			defer store.Close()
+			defer func() {
+				if err := store.Close(); err != nil {
+					t.Error(err)
+				}
+			}()
 			if i == 0 {
 				put(t, store, "a.csv", []byte("x"))
 			}
@@ -105,8 +109,7 @@ func TestDirLinkKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	if store, err := blob.Open(blob.Options{Config: config}); err == nil {
-		store.Close()
-		t.Error("opened with half a key")
+		t.Error("opened with half a key", store.Close())
 	}
 }
 

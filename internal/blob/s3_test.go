@@ -189,7 +189,9 @@ func proxy(t *testing.T, target string, spoil func(r *http.Request) bool) string
 		_ = server.Serve(listener)
 	}()
 	t.Cleanup(func() {
-		server.Close()
+		if err := server.Close(); err != nil {
+			t.Error(err)
+		}
 		<-done
 	})
 	return "http://" + listener.Addr().String()
