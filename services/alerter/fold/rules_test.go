@@ -140,6 +140,25 @@ func TestRules(t *testing.T) {
 			90 C  -> updated critical
 			120 H
 			150 H -> closed critical recovered`},
+		{"closed by hand: only the last result counts on", with(&picketv1.AlertRules{CriticalAfter: 3}, "local"), `
+			close system-health:srv1
+			0 C   -> pending critical
+			close system-health:srv1
+			30 C
+			60 C  -> opened critical
+			ack system-health:srv1 -> acknowledged critical
+			close system-health:srv1 -> closed critical manual
+			close system-health:srv1
+			reload
+			90 C  -> pending critical
+			120 C -> opened critical
+			close system-health:srv1 -> closed critical manual
+			150 H
+			180 C -> pending critical
+			disable
+			close system-health:srv1
+			enable
+			210 H -> closed critical cleared`},
 		{"maintenance opens nothing; afterwards the ordinary rules", one("env", "health", "http"), `
 			maintenance
 			0..120/30 C
