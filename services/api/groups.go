@@ -86,13 +86,13 @@ func (s *Service) registerGroups(api huma.API) {
 		Errors: []int{http.StatusNotFound, http.StatusConflict},
 	}, s.removeMember)
 	route(api, store.Admin, huma.Operation{
-		OperationID: "put-group-server", Method: http.MethodPut, Path: base + "/groups/{id}/servers/{server}", Tags: tags,
+		OperationID: "put-group-server", Method: http.MethodPut, Path: base + "/groups/{id}/servers/{server_id}", Tags: tags,
 		Summary: "Put a server into a group", DefaultStatus: http.StatusNoContent,
 	}, func(ctx context.Context, in *MemberPath) (*struct{}, error) {
 		return nil, s.putMember(ctx, in.ID, in.Server)
 	})
 	route(api, store.Admin, huma.Operation{
-		OperationID: "delete-group-server", Method: http.MethodDelete, Path: base + "/groups/{id}/servers/{server}", Tags: tags,
+		OperationID: "delete-group-server", Method: http.MethodDelete, Path: base + "/groups/{id}/servers/{server_id}", Tags: tags,
 		Summary: "Take a server out of a group", DefaultStatus: http.StatusNoContent, Errors: []int{http.StatusConflict},
 	}, func(ctx context.Context, in *MemberPath) (*struct{}, error) {
 		return nil, s.dropMember(ctx, in.ID, in.Server)
@@ -119,7 +119,7 @@ type GroupPath struct {
 // MemberPath is the part of the path that names a group and a server.
 type MemberPath struct {
 	GroupPath
-	Server string `path:"server" maxLength:"63" doc:"Id or name."`
+	Server string `path:"server_id" maxLength:"63" doc:"Id or name."`
 }
 
 type createGroupInput struct {

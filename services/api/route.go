@@ -141,8 +141,7 @@ func (s *Service) buildRoutes() error {
 	if err != nil {
 		return fmt.Errorf("write openapi document: %w", err)
 	}
-	older, err := api.OpenAPI().Downgrade()
-	if err != nil {
+	if s.document30, err = api.OpenAPI().Downgrade(); err != nil {
 		return fmt.Errorf("write openapi document: %w", err)
 	}
 	page, err := docsPage(api.OpenAPI())
@@ -150,7 +149,7 @@ func (s *Service) buildRoutes() error {
 		return err
 	}
 	s.mux.Handle("GET /openapi.json", fixed("application/openapi+json", document))
-	s.mux.Handle("GET /openapi-3.0.json", fixed("application/openapi+json", older))
+	s.mux.Handle("GET /openapi-3.0.json", fixed("application/openapi+json", s.document30))
 	s.mux.Handle("GET /docs", page)
 	// Links to exports in a directory carry a signature of their own instead of a token. They are no pattern of the mux,
 	// which could not tell them from exports/{id}/….

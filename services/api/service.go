@@ -57,6 +57,8 @@ type Service struct {
 	limits  *limits
 	mux     *http.ServeMux
 	handler http.Handler
+	// document30 is the OpenAPI document in version 3.0.
+	document30 []byte
 	attendant
 
 	// misses counts how often in a row the database did not answer; only lookAtDatabase has it.

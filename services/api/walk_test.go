@@ -71,7 +71,7 @@ func (o *walked) fill(ids map[string]string) (path, body string) {
 
 // idFor is what stands in the path: of the foreign organization where it has such a thing.
 func (o *walked) idFor(name string, ids map[string]string) string {
-	if id, ok := ids[name]; ok {
+	if id, ok := ids[strings.TrimSuffix(name, "_id")]; ok {
 		return id
 	}
 	before, _, _ := strings.Cut(o.path, "/{"+name+"}")
