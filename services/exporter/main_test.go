@@ -149,11 +149,16 @@ func (w *world) start(config Config, objects blob.Store) (svc *Service, stop fun
 // until polls for a condition, at most a minute.
 func (w *world) until(what string, ok func() bool) {
 	w.t.Helper()
+	w.within(time.Minute, what, ok)
+}
+
+func (w *world) within(limit time.Duration, what string, ok func() bool) {
+	w.t.Helper()
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
-	for deadline := time.Now().Add(time.Minute); !ok(); <-ticker.C {
+	for deadline := time.Now().Add(limit); !ok(); <-ticker.C {
 		if time.Now().After(deadline) {
-			w.t.Fatalf("waited a minute for %s", what)
+			w.t.Fatalf("waited %v for %s", limit, what)
 		}
 	}
 }
@@ -348,8 +353,14 @@ func (w *world) spawn(settings childSettings) *child {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	c := &child{command: exec.Command(program), exited: make(chan struct{})} //nolint:noctx // it ends with the test
-	c.command.Env = append(os.Environ(), childVariable+"="+string(text))
+	return w.run(exec.Command(program), childVariable+"="+string(text)) //nolint:noctx // it ends with the test
+}
+
+// run starts a program that ends with the test.
+func (w *world) run(command *exec.Cmd, environ ...string) *child {
+	w.t.Helper()
+	c := &child{command: command, exited: make(chan struct{})}
+	c.command.Env = append(os.Environ(), environ...)
 	output := w.t.Output()
 	c.command.Stdout, c.command.Stderr = output, output
 	c.command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
