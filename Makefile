@@ -5,6 +5,7 @@ TOOLS := $(CURDIR)/.bin
 LINT := $(TOOLS)/golangci-lint
 BUF := $(TOOLS)/buf
 VERSITYGW := $(TOOLS)/versitygw
+OAPI := $(TOOLS)/oapi-codegen
 export PATH := $(TOOLS):$(PATH)
 
 ARGS ?=
@@ -45,11 +46,11 @@ lint: go $(LINT) ## find what is wrong with the code beyond what the compiler sa
 fmt: go $(LINT) ## format the code
 	@$(LINT) fmt $$(go list -m -f '{{.Dir}}')
 
-gen: go $(BUF) $(TOOLS)/protoc-gen-go ## write all generated files anew
+gen: go $(BUF) $(TOOLS)/protoc-gen-go $(OAPI) ## write all generated files anew
 	@cd proto && $(BUF) generate
 	@go generate work
 
-verify: go $(LINT) $(BUF) $(TOOLS)/protoc-gen-go ## check everything that needs no running: format, vet, lint, generated files, modules
+verify: go $(LINT) $(BUF) $(TOOLS)/protoc-gen-go $(OAPI) ## check everything that needs no running: format, vet, lint, generated files, modules
 	@scripts/verify
 
 contract: go $(BUF) $(TOOLS)/protoc-gen-go ## of verify, what concerns the wire contract: lint, compatible with main, code fresh
@@ -61,7 +62,7 @@ fix: fmt ## cure what verify finds, where a machine can
 	@for dir in $$(go list -m -f '{{.Dir}}'); do go -C "$$dir" mod tidy || exit; done
 	@$(MAKE) --no-print-directory gen
 
-tools: $(LINT) $(BUF) $(VERSITYGW) $(TOOLS)/protoc-gen-go ## build the pinned developer tools into .bin/ (minutes, once)
+tools: $(LINT) $(BUF) $(VERSITYGW) $(TOOLS)/protoc-gen-go $(OAPI) ## build the pinned developer tools into .bin/ (minutes, once)
 
 clean: ## remove what was built here
 	@rm -rf bin .bin
@@ -88,6 +89,11 @@ $(BUF): tools/buf/go.mod | go
 $(VERSITYGW): tools/versitygw/go.mod | go
 	@echo 'building versitygw, the S3 server of the tests (a minute or two, once)' >&2
 	@GOWORK=off GOBIN=$(TOOLS) go -C tools/versitygw install -ldflags='-s -w' tool
+	@touch $@
+
+$(OAPI): tools/oapi/go.mod | go
+	@echo 'building oapi-codegen (a minute, once)' >&2
+	@GOWORK=off GOBIN=$(TOOLS) go -C tools/oapi install tool
 	@touch $@
 
 $(TOOLS)/protoc-gen-go: tools/go.mod | go
