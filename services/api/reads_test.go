@@ -157,7 +157,8 @@ func TestReadsOfFigures(t *testing.T) {
 // TestWorkersStatus: the seed's shape; figures of all replicas, which never fall.
 func TestWorkersStatus(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	database := migrated.Postgres(t).URL
+	w := newWorldOn(t, database)
 	beat := func(service, instance string, started, performed, successful int64, running bool) {
 		t.Helper()
 		err := w.conn.Heartbeat(&picketv1.WorkerStatus{
@@ -207,12 +208,13 @@ func TestWorkersStatus(t *testing.T) {
 		}
 		return err == nil && sum == 1254
 	})
-	w.api.workers = newWorkerBook()
+	w.must(http.StatusForbidden, w.token("default", store.Operator), "GET", base+"/workers/status", "")
+	w.must(http.StatusUnauthorized, "", "GET", base+"/workers/status", "")
+	w.stop()
+	w = newWorldOn(t, database) // and nobody beats there
 	if got := status().HealthWorker; got.ChecksPerformed != 1254 || got.Running || got.Replicas != 0 {
 		t.Errorf("after a restart of the api: %+v", got)
 	}
-	w.must(http.StatusForbidden, w.token("default", store.Operator), "GET", base+"/workers/status", "")
-	w.must(http.StatusUnauthorized, "", "GET", base+"/workers/status", "")
 }
 
 // TestMergedTotals: what is merged counts once, and goes on to count.
