@@ -501,14 +501,14 @@ func (w *fullWriter) Write(p []byte) (int, error) {
 func TestWriterFails(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(1, 2))
-	rows := make([][]any, 1000)
+	rows := make([][]any, 500)
 	for i := range rows {
 		rows[i] = []any{strconv.FormatUint(r.Uint64(), 36), r.Int64(), r.Float64(), true, noon, "{}", "x"}
 	}
 	for _, f := range formats {
 		for _, c := range compressions {
 			size := len(encode(t, f, c, columns, rows))
-			for room := 0; room < size; room += max(1, size/12) {
+			for room := 0; room < size; room += max(1, size/6) {
 				if err := fill(fullWriter(room), f, c, rows); !errors.Is(err, errFull) {
 					t.Fatalf("%s+%s with room for %d of %d bytes: %v", f, c, room, size, err)
 				}
