@@ -16,6 +16,9 @@ const (
 	secretEnvPrefix  = "secret:env:"
 	secretFilePrefix = "secret:file:"
 
+	// sealKeyVariable begins the names of the variables with our own keys, which no check may send anywhere.
+	sealKeyVariable = "PICKET_SECRET_KEY"
+
 	// MaxSecretBytes bounds a resolved secret.
 	MaxSecretBytes = 64 << 10
 )
@@ -92,6 +95,9 @@ func secretRefFault(ref string) string {
 	if name, ok := strings.CutPrefix(ref, secretEnvPrefix); ok {
 		if !variableName.MatchString(name) {
 			return fmt.Sprintf("secret reference %q must name a variable, as in secret:env:NAME", ref)
+		}
+		if strings.HasPrefix(name, sealKeyVariable) {
+			return fmt.Sprintf("secret reference %q names a key of Picket itself, which is sent to nobody", ref)
 		}
 		return ""
 	}

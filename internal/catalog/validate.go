@@ -10,6 +10,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
@@ -80,6 +81,34 @@ func textFault(s string, required bool) string {
 	return ""
 }
 
+// GroupNameFault says what is wrong with the name of a group that people make; empty: nothing.
+func GroupNameFault(name string) string {
+	if _, err := uuid.Parse(name); err == nil {
+		return "has the form of an id"
+	}
+	return textFault(name, true)
+}
+
+// foreignFaults are what a check that came through the API may not say: whoever may edit servers of one organization is
+// not who runs the machines that probers and collectors stand on, so their variables and files are not theirs to send.
+func foreignFaults(f *Faults, path string, c *Check) {
+	headers, tls := c.HTTP.GetHeaders(), c.HTTP.GetTls()
+	if c.Metrics != nil {
+		headers, tls = c.Metrics.GetHeaders(), c.Metrics.GetTls()
+	}
+	if c.TCP != nil {
+		tls = c.TCP.GetTls()
+	}
+	for _, header := range headers {
+		if IsSecretRef(header.GetValue()) {
+			f.add(joinPath(path, "headers."+header.GetName()), "only the file refers to secrets: use server_token with the token of the server")
+		}
+	}
+	if tls.GetCaFile() != "" || tls.GetCertFile() != "" || tls.GetKeyFile() != "" {
+		f.add(joinPath(path, "tls"), "only the file names files of the machine")
+	}
+}
+
 // proseFault says what is wrong with text of several lines; empty: nothing.
 func proseFault(s string) string {
 	switch {
@@ -137,7 +166,11 @@ func (s *Server) Validate(path string) Faults {
 		say("lifecycle", fmt.Sprintf("%q is none of active, maintenance, inactive", s.Lifecycle))
 	}
 	validateList(&f, joinPath(path, "tags"), s.Tags, func(tag string) string { return textFault(tag, true) })
-	validateList(&f, joinPath(path, "groups"), s.Groups, slugFault)
+	groupFault := slugFault
+	if s.Source == SourceAPI {
+		groupFault = GroupNameFault
+	}
+	validateList(&f, joinPath(path, "groups"), s.Groups, groupFault)
 
 	if len(s.Checks) > MaxChecks {
 		say("checks", fmt.Sprintf("has %d checks, more than %d", len(s.Checks), MaxChecks))
@@ -192,6 +225,9 @@ func (s *Server) validateCheck(c *Check, path string) Faults {
 	}
 	validateList(&f, joinPath(path, "locations"), c.Locations, slugFault)
 	validateAlerts(&f, joinPath(path, "alerts"), c.Alerts, len(c.Locations))
+	if s.Source == SourceAPI {
+		foreignFaults(&f, path, c)
+	}
 	switch {
 	case c.kinds() > 1:
 		f.add(path, "is of more than one kind")
