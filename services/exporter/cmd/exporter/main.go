@@ -27,8 +27,8 @@ func (c *config) Validate() error { return errors.Join(c.Config.Validate(), c.Bl
 const (
 	// partSize is S3's least: an upload holds two parts in memory. An object has 10,000 of them at most, 48 GiB.
 	partSize = 5 << 20
-	// gcPercent keeps garbage within half of what lives: with it one export takes less than 64 MB, of whatever size.
-	gcPercent = 50
+	// gcPercent keeps garbage within a quarter of what lives: with it one export takes less than 64 MB, of whatever size.
+	gcPercent = 25
 )
 
 func main() {
