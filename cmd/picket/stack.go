@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,12 +10,14 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/picketd/picket/internal/blob"
 	"github.com/picketd/picket/internal/bus"
@@ -282,17 +285,32 @@ func (p *part) start(ctx context.Context) {
 
 func (p *part) stop() { p.cancel() }
 
-// gather returns the metrics of all parts and of the process.
+// gather returns the metrics of all parts and of the process. Parts share names, as replicas of a service do in processes
+// of their own; so each part's carry its name.
 func (st *stack) gather() prometheus.Gatherer {
 	gatherers := prometheus.Gatherers{st.metrics}
 	for _, p := range st.parts {
 		p.mu.Lock()
 		if p.registry != nil {
-			gatherers = append(gatherers, p.registry)
+			gatherers = append(gatherers, labeled(p.registry, "part", p.kit.Name))
 		}
 		p.mu.Unlock()
 	}
 	return gatherers
+}
+
+// labeled adds a label to everything that is gathered.
+func labeled(from prometheus.Gatherer, name, value string) prometheus.Gatherer {
+	return prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) {
+		families, err := from.Gather()
+		for _, family := range families {
+			for _, metric := range family.GetMetric() {
+				metric.Label = append(metric.Label, &dto.LabelPair{Name: &name, Value: &value})
+				slices.SortFunc(metric.Label, func(a, b *dto.LabelPair) int { return cmp.Compare(a.GetName(), b.GetName()) })
+			}
+		}
+		return families, err
+	})
 }
 
 // connect opens a connection to NATS for a part; its end is the part's end.

@@ -28,6 +28,8 @@ type deployment interface {
 	kill(part string)
 	natsURL() string
 	databaseURL() string
+	// api is where the API is, and an admin's token.
+	api() (address, token string)
 }
 
 // options is what a scenario wants of a deployment.
@@ -99,12 +101,13 @@ type single struct {
 	t    *testing.T
 	proc *process
 	nats string
+	data string
 }
 
 func oneProcess(t *testing.T, env []string, dir string) deployment {
-	s := &single{t: t, nats: freeAddress(t)}
+	s := &single{t: t, nats: freeAddress(t), data: filepath.Join(dir, "data")}
 	s.proc = newProcess(t, "picket up", "picket",
-		[]string{"up", "--data-dir", filepath.Join(dir, "data"), "--nats-listen", s.nats, "--http-listen", "127.0.0.1:0"}, environment(env...))
+		[]string{"up", "--data-dir", s.data, "--nats-listen", s.nats, "--http-listen", "127.0.0.1:0"}, environment(env...))
 	return s
 }
 
@@ -112,6 +115,7 @@ var (
 	httpLine     = regexp.MustCompile(`^\s+HTTP\s+(http://\S+)`)
 	databaseLine = regexp.MustCompile(`^\s+Database\s.*psql '([^']+)'`)
 	adminLine    = regexp.MustCompile(`"admin":"([^"]+)"`)
+	apiLine      = regexp.MustCompile(`"msg":"answering".*"address":"([^"]+)"`)
 )
 
 func (s *single) start() {
@@ -145,17 +149,40 @@ func (s *single) databaseURL() string {
 	return address
 }
 
+func (s *single) api() (address, token string) {
+	address, ok := s.proc.find(httpLine)
+	if !ok {
+		s.t.Fatal("picket up has not said where it is")
+	}
+	text, err := os.ReadFile(filepath.Join(s.data, "admin-token"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return address, strings.TrimSpace(string(text))
+}
+
+// What a deployment of many processes is given, where picket up makes its own.
+const (
+	adminToken = "pk_systemtest_0123456789abcdefghijklmnopqrstuv"
+	secretKey  = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+)
+
 // many is a process for each service.
 type many struct {
 	t        *testing.T
+	dir      string
 	nats     string
 	database string
 	env      []string
 	procs    map[string]*process
 }
 
-func manyProcesses(t *testing.T, env []string, _ string) deployment {
-	m := &many{t: t, nats: embeddedtest.NATS(t), database: embeddedtest.Postgres(t).URL, env: env, procs: map[string]*process{}}
+func manyProcesses(t *testing.T, env []string, dir string) deployment {
+	return manyProcessesOn(t, embeddedtest.Postgres(t).URL, env, dir)
+}
+
+func manyProcessesOn(t *testing.T, database string, env []string, dir string) *many {
+	m := &many{t: t, dir: dir, nats: embeddedtest.NATS(t), database: database, env: env, procs: map[string]*process{}}
 	for _, service := range services() {
 		m.add(service, service)
 	}
@@ -166,6 +193,8 @@ func manyProcesses(t *testing.T, env []string, _ string) deployment {
 func (m *many) add(name, service string) *process {
 	env := append([]string{
 		"NATS_URL=" + m.nats, "DATABASE_URL=" + m.database, "PICKET_ADMIN_LISTEN=127.0.0.1:0", "PICKET_INSTANCE=" + name,
+		"PICKET_API_LISTEN=127.0.0.1:0", "PICKET_ADMIN_TOKEN=" + adminToken, "PICKET_SECRET_KEY=" + secretKey,
+		"PICKET_EXPORT_DIR=" + filepath.Join(m.dir, "exports"),
 	}, m.env...)
 	m.procs[name] = newProcess(m.t, name, service, nil, environment(env...))
 	return m.procs[name]
@@ -204,6 +233,14 @@ func (m *many) parts() []string { return services() }
 func (m *many) kill(part string) { m.procs[part].kill() }
 
 func (m *many) natsURL() string { return m.nats }
+
+func (m *many) api() (address, token string) {
+	address, ok := m.procs["api"].find(apiLine)
+	if !ok {
+		m.t.Fatal("the api has not said where it is")
+	}
+	return "http://" + address, adminToken
+}
 
 func (m *many) databaseURL() string { return m.database }
 

@@ -64,7 +64,9 @@ func faultFor(t *testing.T) time.Duration {
 }
 
 // services are the programs of the many-process deployment, in the order in which a person would start them.
-func services() []string { return []string{"catalog", "writer", "alerter", "prober"} }
+func services() []string {
+	return []string{"catalog", "writer", "alerter", "prober", "collector", "exporter", "api"}
+}
 
 func testContext(t *testing.T) context.Context {
 	t.Helper()
