@@ -118,7 +118,7 @@ type createExportInput struct {
 		Type        string        `json:"export_type" enum:"servers,health_checks,metrics,system_metrics,alerts,audit"`
 		Format      string        `json:"format,omitempty" enum:"csv,ndjson,json,parquet" default:"csv"`
 		Compression string        `json:"compression,omitempty" enum:"none,gzip,zstd" default:"none"`
-		Filters     ExportFilters `json:"filters,omitempty"`
+		Filters     ExportFilters `json:"filters,omitzero"`
 		CallbackURL string        `json:"callback_url,omitempty" maxLength:"2048" doc:"Is told of the end, signed; see docs/exports.md."`
 	}
 }

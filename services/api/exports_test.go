@@ -24,7 +24,7 @@ func withExports(t *testing.T) (worldOption, blob.Store) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { objects.Close() })
+	t.Cleanup(func() { _ = objects.Close() })
 	return func(_ *Config, deps *Deps) { deps.Blob = objects }, objects
 }
 

@@ -208,10 +208,8 @@ func (s *Service) write(ctx context.Context, e store.Export, sum *sumWriter, row
 		rows.Add(1)
 		return nil
 	})
-	if err = errors.Join(err, encoder.Close()); err != nil {
-		return nil, err
-	}
-	return upload, nil
+	err = errors.Join(err, encoder.Close())
+	return upload, err
 }
 
 // verify reads the object back.
@@ -296,7 +294,7 @@ func (s *Service) tellProgress(ctx context.Context, claim store.ExportClaim, row
 		ID:      fmt.Sprintf("export/%s/%d/progress/%d", e.ID, claim.Attempt, rows), Time: now,
 		Payload: &picketv1.ExportEvent{
 			Phase: "progress", ExportId: e.ID.String(), Org: e.Org, Type: e.Type, Format: e.Format, Rows: rows,
-			Attempt: int32(claim.Attempt), At: timestamppb.New(now), //nolint:gosec // bounded by the tries
+			Attempt: int32(claim.Attempt), At: timestamppb.New(now),
 		},
 	})
 	if err != nil {

@@ -116,7 +116,7 @@ func TestKilledAtRandom(t *testing.T) {
 				children[i] = w.spawn(childSettings{Name: fmt.Sprintf("first-%d", i), Config: quick()})
 			}
 			for n := range kills {
-				wait := time.NewTimer(time.Duration(100+rand.IntN(900)) * time.Millisecond) //nolint:gosec // no secret
+				wait := time.NewTimer(time.Duration(100+rand.IntN(900)) * time.Millisecond)
 				<-wait.C
 				i := n % len(children)
 				children[i].kill()

@@ -100,7 +100,7 @@ func newWorld(t testing.TB, objects blob.Config) *world {
 	if w.blob, err = blob.Open(blob.Options{Config: objects}); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { w.blob.Close() })
+	t.Cleanup(func() { _ = w.blob.Close() })
 	if err := w.blob.Ping(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -353,7 +353,7 @@ func (w *world) spawn(settings childSettings) *child {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return w.run(exec.Command(program), childVariable+"="+string(text)) //nolint:noctx // it ends with the test
+	return w.run(exec.Command(program), childVariable+"="+string(text))
 }
 
 // run starts a program that ends with the test.
@@ -413,7 +413,7 @@ func runChild(text string) error {
 	if err != nil {
 		return err
 	}
-	defer objects.Close()
+	defer func() { _ = objects.Close() }()
 	kit := &service.Kit{
 		Name: "exporter", Instance: settings.Name, Location: "local", Version: "test", Started: time.Now(),
 		Log: log, Metrics: service.NewRegistry(), Health: service.NewHealth(),

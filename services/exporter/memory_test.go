@@ -33,7 +33,10 @@ func TestMemory(t *testing.T) {
 	w.fill(checks, rows/checks)
 	program := w.program()
 	for _, of := range []store.NewExport{
-		{Format: "parquet"}, {Format: "parquet", Compression: "zstd"}, {Format: "csv"}, {Format: "csv", Compression: "zstd"},
+		{Format: "parquet"},
+		{Format: "csv"},
+		{Format: "parquet", Compression: "zstd"},
+		{Format: "csv", Compression: "zstd"},
 		{Format: "ndjson", Compression: "gzip"},
 	} {
 		of.Type = "health_checks"
@@ -62,7 +65,7 @@ func (w *world) program() *child {
 	if output, err := build.CombinedOutput(); err != nil {
 		w.t.Fatalf("build: %v\n%s", err, output)
 	}
-	return w.run(exec.Command(path), //nolint:noctx // it ends with the test
+	return w.run(exec.Command(path),
 		"NATS_URL="+w.nats.ClientURL(), "DATABASE_URL="+w.database.URL, "PICKET_ADMIN_LISTEN=127.0.0.1:0",
 		"S3_ENDPOINT="+w.objects.Endpoint, "S3_BUCKET="+w.objects.Bucket, "S3_REGION="+w.objects.Region,
 		"S3_ACCESS_KEY="+w.objects.AccessKey, "S3_SECRET_KEY="+w.objects.SecretKey, "PICKET_EXPORT_DIR="+w.objects.Dir)

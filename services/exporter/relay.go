@@ -76,7 +76,7 @@ func (s *Service) publish(ctx context.Context, rows []store.ExportOutbox) error 
 			Subject: bus.ExportSubject(row.Org, row.Phase, id), ID: fmt.Sprintf("export/%s/%d", id, row.ID), Time: row.At,
 			Payload: &picketv1.ExportEvent{
 				Phase: row.Phase, ExportId: id, Org: row.Org, Type: row.Type, Format: row.Format, Rows: row.Rows, Bytes: row.Bytes,
-				Sha256: row.SHA256, Key: row.Key, Error: row.Error, Attempt: int32(row.Attempt), //nolint:gosec // bounded by the tries
+				Sha256: row.SHA256, Key: row.Key, Error: row.Error, Attempt: int32(row.Attempt),
 				At: timestamppb.New(row.At),
 			},
 		}

@@ -49,17 +49,22 @@ func (s *Service) sweep(ctx context.Context) {
 		if err != nil && !errors.Is(err, store.ErrLeaseLost) && ctx.Err() == nil {
 			s.log.Warn("sweep not finished, going on with the next", "err", err)
 		}
-		if sleep(ctx, s.config.SweepInterval) {
-			continue
+		if !sleep(ctx, s.config.SweepInterval) {
+			s.leaveSweep(ctx, lease)
+			return
 		}
-		if lease.Owner != "" {
-			ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), endGrace)
-			defer cancel()
-			if err := s.store.ReleaseLease(ending, lease); err != nil {
-				s.log.Debug("lease of the sweep not released", "err", err)
-			}
-		}
+	}
+}
+
+// leaveSweep lets the next one sweep at once.
+func (s *Service) leaveSweep(ctx context.Context, lease store.Lease) {
+	if lease.Owner == "" {
 		return
+	}
+	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), endGrace)
+	defer cancel()
+	if err := s.store.ReleaseLease(ending, lease); err != nil {
+		s.log.Debug("lease of the sweep not released", "err", err)
 	}
 }
 

@@ -60,7 +60,7 @@ func run(ctx context.Context, kit *service.Kit, conn *bus.Conn, c config) error 
 		return err
 	}
 	if objects != nil {
-		defer objects.Close()
+		defer func() { _ = objects.Close() }()
 	}
 	svc, err := api.New(c.Config, api.Deps{Kit: kit, Conn: conn, Store: db, Blob: objects, Keyring: keyring})
 	if err != nil {

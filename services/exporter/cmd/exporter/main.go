@@ -62,7 +62,7 @@ func run(ctx context.Context, kit *service.Kit, conn *bus.Conn, c config) error 
 	if err != nil {
 		return err
 	}
-	defer objects.Close()
+	defer func() { _ = objects.Close() }() // nothing is on its way any more
 	svc, err := exporter.New(c.Config, exporter.Deps{Kit: kit, Conn: conn, Store: db, Blob: objects})
 	if err != nil {
 		return err
