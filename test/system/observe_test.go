@@ -103,6 +103,19 @@ func (o *observer) transitions(server string) []string {
 	return words
 }
 
+// incident returns what happened to the alert of a server's check `health`, in order.
+func (o *observer) incident(server string) []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var words []string
+	for _, event := range o.alerts {
+		if event.GetServer() == server && event.GetFingerprint() == "system-health:"+server && event.GetTransition() != "updated" {
+			words = append(words, event.GetTransition())
+		}
+	}
+	return words
+}
+
 func (o *observer) event(server, transition string) *picketv1.AlertEvent {
 	o.mu.Lock()
 	defer o.mu.Unlock()
