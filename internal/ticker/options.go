@@ -21,6 +21,14 @@ const (
 	MetricsCollection
 )
 
+// span is the name of the span of a run.
+func (w Words) span() string {
+	if w == MetricsCollection {
+		return "collect"
+	}
+	return "probe"
+}
+
 // Config bounds what a ticker does at a time.
 type Config struct {
 	// HostBatchSize is how many runs may be in flight to one target host; 0: no bound.

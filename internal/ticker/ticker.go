@@ -310,7 +310,7 @@ func (k *Ticker) look(ctx context.Context, w *worker, j job) {
 // run runs a check within its timeout. A service that panics has failed to look,
 // and nothing else.
 func (k *Ticker) run(ctx context.Context, t *target) (outcome Outcome) {
-	ctx, span := k.tracer.Start(ctx, "run check")
+	ctx, span := k.tracer.Start(ctx, k.opts.Words.span())
 	defer span.End()
 	if span.IsRecording() {
 		span.SetAttributes(attribute.String("picket.org", t.org), attribute.String("picket.server", t.server),

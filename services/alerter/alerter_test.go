@@ -192,7 +192,7 @@ func TestKilledBeforePublishing(t *testing.T) {
 	}
 	// It dies after publishing the first two and before it could say so.
 	lost := store.Lease{Name: bus.StreamEvents, Epoch: -1}
-	if _, err := dead.publishSome(t.Context(), lost); !errors.Is(err, store.ErrLeaseLost) {
+	if _, err := dead.publishSome(t.Context(), lost, &traces{}); !errors.Is(err, store.ErrLeaseLost) {
 		t.Fatalf("clearing the outbox without the lease: %v", err)
 	}
 	if got := f.published(); len(got) != 2 {

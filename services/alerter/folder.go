@@ -32,12 +32,14 @@ type folder struct {
 	whole     bool // the next snapshot replaces all that is stored
 
 	transitions []fold.Transition
+	deciding    []deciding
 	gaps        []store.StreamGap
 	eventAt     time.Time
 	moved       time.Time // when the cursor was last committed
 	stored      time.Time // when the last snapshot began
 	saving      chan saved
 
+	traces    traces
 	statuses  *statuses     // told after a commit what servers read like
 	committed chan struct{} // told after a commit with transitions; holds one
 }
@@ -119,6 +121,7 @@ func (f *folder) step(msg *bus.Msg) {
 		return
 	}
 	f.transitions = append(f.transitions, out.Transitions...)
+	f.decided(msg, out.Transitions)
 	f.s.folded.Add(1)
 	f.s.metrics.events.Inc()
 	if out.Skip != "" {
@@ -213,7 +216,10 @@ func (f *folder) commit(ctx context.Context) error {
 		return err
 	}
 	// Once begun it is finished or fails by its own deadline: a stop must not leave its outcome in doubt.
-	if err := f.s.store.CommitAlerter(context.WithoutCancel(ctx), f.lease, c); err != nil {
+	spans := f.startSpans(ctx)
+	err = f.s.store.CommitAlerter(context.WithoutCancel(ctx), f.lease, c)
+	endSpans(spans, err)
+	if err != nil {
 		return fmt.Errorf("commit %d transitions up to event %d: %w", len(f.transitions), seq, err)
 	}
 	f.s.kit.Health.Set("folding", nil)

@@ -34,7 +34,7 @@ func (s *Service) lead(ctx context.Context, lease store.Lease) error {
 
 	group, work := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.renew(work, lease) })
-	group.Go(func() error { return s.publish(work, lease, f.committed) })
+	group.Go(func() error { return s.publish(work, lease, f) })
 	group.Go(func() error { return s.watchStream(work, memory.Cursor.Epoch) })
 	group.Go(func() error { s.keepStatuses(work, f.statuses); return nil })
 	group.Go(func() error {

@@ -79,7 +79,9 @@ func (n *intake[R]) handle(ctx context.Context, batch []*bus.Msg) error {
 		if err := dead.add(ctx, messages[refused.Row], bus.ReasonRefused, refused.Err); err != nil {
 			return err
 		}
+		messages[refused.Row] = nil
 	}
+	n.traceStored(ctx, messages, written.Rows)
 	n.committed(rows, written, started, redelivered)
 	n.position.saw(batch)
 	return nil
@@ -122,6 +124,7 @@ func (d *deadLetters) add(ctx context.Context, msg *bus.Msg, reason string, caus
 	if d.count++; d.count == 1 {
 		d.first, d.cause = msg, cause
 	}
+	d.reader.traceDead(ctx, msg, reason, cause)
 	d.reader.refused.Add(1)
 	d.reader.metrics.deadLetters.WithLabelValues(d.reader.durable, reason).Inc()
 	return nil
