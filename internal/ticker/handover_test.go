@@ -182,3 +182,38 @@ func TestSettledIsPublished(t *testing.T) {
 		report(t, s.audit(simEpochMS+1_300, settled+1))
 	}
 }
+
+// A process that stops and is killed before what it had in flight has ended: who took
+// its checks explains that, also when the heir is gone by then too, or when another
+// of its name has begun.
+func TestKilledWhileStopping(t *testing.T) {
+	t.Parallel()
+	for name, then := range map[string]func(s *sim, heir *simReplica){
+		"heir lives": func(*sim, *simReplica) {},
+		"heir killed": func(s *sim, heir *simReplica) {
+			s.start("prober-3", schedulerOptions{})
+			s.run(listenFor + 20*time.Millisecond)
+			heir.kill()
+		},
+		"heir stopped": func(s *sim, heir *simReplica) {
+			s.start("prober-3", schedulerOptions{})
+			s.run(listenFor + 20*time.Millisecond)
+			heir.stop()
+		},
+		"restarted": func(s *sim, _ *simReplica) { s.start("prober-1", schedulerOptions{}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSim(simTargets(60, 10_000))
+			s.lasts = func(c *target, _ int64) time.Duration { return time.Duration(c.timeoutMS) * time.Millisecond }
+			first, heir := s.start("prober-1", schedulerOptions{}), s.start("prober-2", schedulerOptions{})
+			s.run(15 * time.Second)
+			first.stop()
+			s.run(1500 * time.Millisecond)
+			first.kill()
+			then(s, heir)
+			s.run(30 * time.Second)
+			report(t, s.audit(simEpochMS+2_000, s.nowMS()-12_000))
+		})
+	}
+}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -58,13 +60,13 @@ func (e *engine) turn(mono time.Duration) (wait time.Duration) {
 		e.replicas.suspended(mono)
 		e.log.Warn("process did not run", "for", mono-e.planned)
 	}
-	if replaced := e.replicas.replacements(); replaced != nil {
+	if replaced := e.replicas.replacements(mono); replaced != nil {
 		e.sched.replace(replaced)
 	}
 	if ring := e.replicas.update(mono); !ring.Equal(e.ring) {
 		before := e.ring
 		e.ring = ring
-		e.sched.follow(ring, e.replicas.settled(ring, mono), suspended)
+		e.sched.follow(ring, e.replicas.settled(ring, mono), e.replicas.leavers(), suspended)
 		e.log.Info("replicas changed", "before", before.Members(), "now", ring.Members(), "owned", e.sched.figures().Owned)
 	}
 	e.sched.advance(suspended)
@@ -87,7 +89,9 @@ func (e *engine) turn(mono time.Duration) (wait time.Duration) {
 // leave ends the ticking and returns the instant after which every tick is the
 // others' business.
 func (e *engine) leave(mono time.Duration) (untilMS int64) {
-	return min(e.replicas.silent(mono), e.sched.stop(e.replicas.settled(e.ring, mono)))
+	settled := e.replicas.settled(e.ring, mono)
+	maps.Copy(settled, e.replicas.leavers())
+	return min(e.replicas.silent(mono), e.sched.stop(settled))
 }
 
 // owed returns until when those have settled whom this process would have to
@@ -162,15 +166,9 @@ func (k *Ticker) sendBeats(ctx context.Context) error {
 }
 
 // sayGoodbye tells the others at once that every tick after an instant is
-// theirs; those until then this process still finishes.
+// theirs; those until then this process still settles.
 func (k *Ticker) sayGoodbye(untilMS int64) {
-	status := k.status()
-	status.Running, status.Ready, status.Owned = false, false, 0
-	status.SettledUntil = timestamppb.New(time.UnixMilli(untilMS))
-	if err := k.conn.Heartbeat(status); err != nil {
-		if !errors.Is(err, bus.ErrDisconnected) {
-			k.log.Warn("goodbye not sent", "err", err)
-		}
+	if !k.repeatGoodbye(untilMS) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), retryEvery)
@@ -180,6 +178,38 @@ func (k *Ticker) sayGoodbye(untilMS int64) {
 	}
 }
 
+// keepSaying repeats the goodbye every second until stop is called, so that who took
+// the checks knows that this process still settles what is its own.
+func (k *Ticker) keepSaying(untilMS int64) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var said sync.WaitGroup
+	said.Go(func() {
+		ticker := time.NewTicker(beatEvery)
+		defer ticker.Stop()
+		for received(ctx, ticker.C) {
+			k.repeatGoodbye(untilMS)
+		}
+	})
+	return func() { cancel(); said.Wait() }
+}
+
+func (k *Ticker) repeatGoodbye(untilMS int64) (sent bool) {
+	err := k.conn.Heartbeat(k.leaving(untilMS))
+	if err != nil && !errors.Is(err, bus.ErrDisconnected) {
+		k.log.Warn("goodbye not sent", "err", err)
+	}
+	return err == nil
+}
+
+// leaving is the heartbeat of a process that leaves the ticks after an instant to others.
+func (k *Ticker) leaving(untilMS int64) *picketv1.WorkerStatus {
+	status := k.status()
+	status.Running, status.Ready, status.Owned = false, false, 0
+	status.SettledUntil = timestamppb.New(time.UnixMilli(k.ledger.until(untilMS)))
+	status.ReleasedUntil = timestamppb.New(time.UnixMilli(untilMS))
+	return status
+}
+
 // signOff writes into the roster what of the ticks until an instant is settled:
 // who starts next, and finds nobody alive, begins there. It is written before and
 // after the last probes have ended, for a stop may be cut short.
@@ -187,12 +217,9 @@ func (k *Ticker) signOff(untilMS int64) {
 	if !k.conn.Connected() {
 		return // the roster keeps what it said when last written
 	}
-	status := k.status()
-	status.Running, status.Ready, status.Owned = false, false, 0
-	status.SettledUntil = timestamppb.New(time.UnixMilli(k.ledger.until(untilMS)))
 	ctx, cancel := context.WithTimeout(context.Background(), retryEvery)
 	defer cancel()
-	if _, _, err := k.conn.EnrollWorker(ctx, status); err != nil {
+	if _, _, err := k.conn.EnrollWorker(ctx, k.leaving(untilMS)); err != nil {
 		k.log.Warn("roster not written at the stop", "err", err)
 	}
 }

@@ -2,6 +2,7 @@ package ticker
 
 import (
 	"math"
+	"slices"
 
 	"github.com/picketd/picket/internal/tick"
 )
@@ -163,22 +164,24 @@ func (s *scheduler) handOver(c *check, nowMS int64) {
 // is gone is taken over from what that member had settled; one that comes from a
 // member that lives, from a moment ago. After a suspension others have had since
 // what this process has not released.
-func (s *scheduler) follow(ring tick.Ring, settledMS map[string]int64, suspended bool) {
+//
+// The leavers have said goodbye, and still settle what was due until then: settledMS
+// says where others begin, leaversMS what they have settled.
+func (s *scheduler) follow(ring tick.Ring, settledMS, leaversMS map[string]int64, suspended bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.followLocked(ring, tick.Ring{}, settledMS, s.opts.NowMS(), suspended)
+	s.followLocked(ring, tick.Ring{}, settledMS, leaversMS, s.opts.NowMS(), suspended)
 }
 
-func (s *scheduler) followLocked(ring, met tick.Ring, settledMS map[string]int64, nowMS int64, suspended bool) {
+func (s *scheduler) followLocked(ring, met tick.Ring, settledMS, leaversMS map[string]int64, nowMS int64, suspended bool) {
 	old := s.ring
 	s.ring = ring
+	gone := func(giver string) bool { _, leaves := leaversMS[giver]; return !leaves && !ring.Has(giver) }
 	for _, c := range s.checks {
-		if c.giver != "" && !ring.Has(c.giver) {
-			s.explain(c, settledMS)
-		}
+		s.explain(c, settledMS, gone)
 		switch entitled := s.entitled(c, ring); {
 		case entitled && !c.owned:
-			s.inherit(c, old.Owner(c.target.key), met.Owner(c.target.key), settledMS, nowMS)
+			s.inherit(c, old.Owner(c.target.key), met.Owner(c.target.key), settledMS, leaversMS, nowMS)
 		case !entitled && c.owned && suspended:
 			s.drop(c, nowMS)
 		case !entitled && c.owned:
@@ -186,7 +189,7 @@ func (s *scheduler) followLocked(ring, met tick.Ring, settledMS map[string]int64
 		}
 	}
 	for giver := range s.givers {
-		if !ring.Has(giver) {
+		if gone(giver) {
 			delete(s.givers, giver)
 		}
 	}
@@ -198,7 +201,7 @@ func (s *scheduler) followLocked(ring, met tick.Ring, settledMS map[string]int64
 // inherit takes a check from the member that had it. Who joins names whom of
 // those alive the check would have without it: a former owner that is gone, and
 // known from the roster alone, may never have come to take it from that one.
-func (s *scheduler) inherit(c *check, giver, met string, settledMS map[string]int64, nowMS int64) {
+func (s *scheduler) inherit(c *check, giver, met string, settledMS, leaversMS map[string]int64, nowMS int64) {
 	from := nowMS - joinOverlapMS
 	settled, known := settledMS[giver]
 	switch {
@@ -207,14 +210,27 @@ func (s *scheduler) inherit(c *check, giver, met string, settledMS map[string]in
 	case !known:
 	case giver == s.opts.Self || !s.ring.Has(giver):
 		from = min(settled, nowMS)
+		if unsettled, leaves := leaversMS[giver]; leaves && unsettled < from {
+			s.given(c, giver, from)
+		}
 	default:
 		met = giver
 	}
 	if met != "" {
-		c.giver, c.givenMS = met, from
-		s.givers[met] = max(s.givers[met], from)
+		s.given(c, met, from)
 	}
 	s.take(c, from, nowMS, causeTakeover)
+}
+
+func (s *scheduler) given(c *check, giver string, fromMS int64) {
+	s.givers[giver] = max(s.givers[giver], fromMS)
+	for i := range c.gifts {
+		if c.gifts[i].giver == giver {
+			c.gifts[i].givenMS = max(c.gifts[i].givenMS, fromMS)
+			return
+		}
+	}
+	c.gifts = append(c.gifts, gift{giver, fromMS})
 }
 
 // owed returns until when everybody has settled who gave checks to this process
@@ -240,26 +256,31 @@ func (s *scheduler) owed(settledMS map[string]int64) (untilMS int64) {
 	return untilMS
 }
 
-// explain looks back at a member that gave a check away and is gone since: if it
-// was dead then already, it had not settled the last ticks before that.
-func (s *scheduler) explain(c *check, settledMS map[string]int64) {
-	if settled, known := settledMS[c.giver]; known {
-		if span := c.target.missed(settled, c.givenMS); span.Count > 0 {
-			s.miss(c.target, span, causeTakeover)
+// explain looks back at members that gave a check away and have ended since: what
+// they had not settled of it by then, nobody will.
+func (s *scheduler) explain(c *check, settledMS map[string]int64, ended func(giver string) bool) {
+	c.gifts = slices.DeleteFunc(c.gifts, func(g gift) bool {
+		if !ended(g.giver) {
+			return false
 		}
-	}
-	c.giver = ""
+		if settled, known := settledMS[g.giver]; known {
+			if span := c.target.missed(settled, g.givenMS); span.Count > 0 {
+				s.miss(c.target, span, causeTakeover)
+			}
+		}
+		return true
+	})
 }
 
 // replace looks back at members whose place another process of their name has
-// taken. What they gave to this one is no longer theirs to settle.
+// taken, or who ended while they left. What they gave to this one is no longer
+// theirs to settle.
 func (s *scheduler) replace(settledMS map[string]int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	replaced := func(giver string) bool { _, replaced := settledMS[giver]; return replaced }
 	for _, c := range s.checks {
-		if _, replaced := settledMS[c.giver]; replaced {
-			s.explain(c, settledMS)
-		}
+		s.explain(c, settledMS, replaced)
 	}
 	for giver := range settledMS {
 		delete(s.givers, giver)
@@ -280,7 +301,7 @@ func (s *scheduler) activate(ring, former tick.Ring, settledMS map[string]int64)
 			met.Heard(name, 0)
 		}
 	}
-	s.followLocked(ring, met.Update(0), settledMS, s.sinceMS, false)
+	s.followLocked(ring, met.Update(0), settledMS, nil, s.sinceMS, false)
 }
 
 // correct has the clock corrected and follows when that was a step: ticks that it
@@ -346,9 +367,7 @@ func (s *scheduler) stop(settledMS map[string]int64) (untilMS int64) {
 	s.advanceLocked(now, causeOverload)
 	s.stopped = true
 	for _, c := range s.checks {
-		if c.giver != "" {
-			s.explain(c, settledMS) // nobody is left who would
-		}
+		s.explain(c, settledMS, func(string) bool { return true }) // nobody is left who would
 		s.handOver(c, now)
 	}
 	clear(s.givers)

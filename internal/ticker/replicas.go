@@ -38,7 +38,9 @@ type replicas struct {
 	settledMS map[string]int64
 	heard     map[string]time.Duration // when each was heard last
 	startedMS map[string]int64         // when each process that was heard began
-	replaced  map[string]int64         // what those had settled in whose place another of their name has begun
+	replaced  map[string]int64         // what those had settled who ended without leaving the ring: another of their name has begun, or silence
+	released  map[string]int64         // until when the ticks are theirs who have said goodbye
+	leaving   map[string]time.Duration // of those, who still has to settle some, and when they were heard last
 	left      map[string]time.Duration // since when those are gone
 	down      bool
 	deaf      bool
@@ -49,6 +51,7 @@ func newReplicas(self string) *replicas {
 	return &replicas{
 		self: self, members: tick.NewMembers(), settledMS: map[string]int64{}, startedMS: map[string]int64{},
 		heard: map[string]time.Duration{}, replaced: map[string]int64{}, left: map[string]time.Duration{},
+		released: map[string]int64{}, leaving: map[string]time.Duration{},
 	}
 }
 
@@ -66,16 +69,18 @@ func (r *replicas) hear(status *picketv1.WorkerStatus, mono time.Duration) (urge
 		return false
 	}
 	started := status.GetStartedAt().AsTime().UnixMilli()
-	if before, known := r.startedMS[name]; known && before != started {
-		if _, known := r.replaced[name]; !known {
-			r.replaced[name] = r.settledMS[name]
-		}
+	before, known := r.startedMS[name]
+	if known && before != started {
+		r.ended(name)
+		delete(r.released, name)
+	}
+	if _, gone := r.released[name]; gone && status.GetRunning() {
+		return false // sent before the goodbye: nobody comes back from that
 	}
 	r.startedMS[name] = started
 	r.settledMS[name], r.heard[name] = settledOf(status), mono
 	if !status.GetRunning() {
-		r.members.Goodbye(name)
-		return true
+		return r.goodbye(name, releasedOf(status), mono)
 	}
 	r.members.Heard(name, mono)
 	// Only the loop may find that somebody is gone: it knows whether this process
@@ -83,11 +88,39 @@ func (r *replicas) hear(status *picketv1.WorkerStatus, mono time.Duration) (urge
 	return !r.members.Ring().Has(name) || len(r.replaced) > 0
 }
 
-// replacements returns, once, what those had settled who never left the ring and
-// yet are gone: another of their name has begun.
-func (r *replicas) replacements() map[string]int64 {
+// goodbye takes out a member that stops. It says so every second until it has
+// settled what is still its own.
+func (r *replicas) goodbye(name string, releasedMS int64, mono time.Duration) (urgent bool) {
+	_, again := r.released[name]
+	r.released[name] = releasedMS
+	if r.settledMS[name] < releasedMS {
+		r.leaving[name] = mono
+	} else {
+		delete(r.leaving, name)
+	}
+	r.members.Goodbye(name)
+	return !again
+}
+
+// ended notes that a process is gone which may have settled less than it had.
+func (r *replicas) ended(name string) {
+	if _, known := r.replaced[name]; !known {
+		r.replaced[name] = r.settledMS[name]
+	}
+	delete(r.leaving, name)
+}
+
+// replacements returns, once, what those had settled who are gone, and not by
+// leaving the ring: another of their name has begun, or they were to settle what
+// they had in flight when they left, and are silent.
+func (r *replicas) replacements(mono time.Duration) map[string]int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	for name, heard := range r.leaving {
+		if !r.down && !r.deaf && mono-heard > tick.AliveFor {
+			r.ended(name)
+		}
+	}
 	if len(r.replaced) == 0 {
 		return nil
 	}
@@ -103,6 +136,15 @@ func settledOf(status *picketv1.WorkerStatus) int64 {
 		return at.AsTime().UnixMilli()
 	}
 	return status.GetSentAt().AsTime().UnixMilli()
+}
+
+// releasedOf returns until when the ticks are a member's that leaves. One that does
+// not say releases what it has settled.
+func releasedOf(status *picketv1.WorkerStatus) int64 {
+	if at := status.GetReleasedUntil(); at != nil {
+		return at.AsTime().UnixMilli()
+	}
+	return settledOf(status)
 }
 
 // connected notes that the connection came or went.
@@ -134,6 +176,9 @@ func (r *replicas) listen(mono time.Duration) {
 	if r.echo != 0 { // else it has not spoken yet
 		r.echo = mono
 	}
+	for name := range r.leaving {
+		r.leaving[name] = mono
+	}
 	r.members.Thaw(mono)
 }
 
@@ -157,7 +202,8 @@ func (r *replicas) changes(mono time.Duration) (at time.Duration, ok bool) {
 }
 
 // settled returns until when the ticks of each member are settled that is in the
-// ring or has lately left it. Members that went one after the other may have been
+// ring or has lately left it, or no longer the business of others because it settles
+// them itself. Members that went one after the other may have been
 // dead together, and what the first had not settled was then the second's to
 // explain: they count as having settled what the last of them had.
 func (r *replicas) settled(ring tick.Ring, mono time.Duration) map[string]int64 {
@@ -176,11 +222,15 @@ func (r *replicas) settled(ring tick.Ring, mono time.Duration) map[string]int64 
 			left = mono
 			r.left[name] = mono
 		}
-		if mono-left > goneTogether {
+		if released, leaves := r.released[name]; leaves {
+			at = max(at, released)
+		}
+		if _, leaving := r.leaving[name]; !leaving && mono-left > goneTogether {
 			delete(r.settledMS, name)
 			delete(r.startedMS, name)
 			delete(r.heard, name)
 			delete(r.left, name)
+			delete(r.released, name)
 			continue
 		}
 		settled[name] = at
@@ -208,6 +258,18 @@ func (r *replicas) silent(mono time.Duration) (untilMS int64) {
 		}
 	}
 	return untilMS
+}
+
+// leavers returns until when those have settled who have left the ring and still
+// have to settle what is their own, or were to until now: see replacements.
+func (r *replicas) leavers() map[string]int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	leavers := maps.Clone(r.replaced)
+	for name := range r.leaving {
+		leavers[name] = r.settledMS[name]
+	}
+	return leavers
 }
 
 // said returns until when each member has said last that its ticks are settled.

@@ -67,8 +67,13 @@ type check struct {
 	running   bool
 	startedMS int64 // the last start; 0: never looked at
 
-	// Who had the check until givenMS and seemed alive then; empty: nobody. Only who
-	// joins is given a check by somebody alive, so that there is one at most.
+	// From whom this process has the check who had still to settle ticks of it.
+	gifts []gift
+}
+
+// gift says who had a check until an instant, and was alive when another took it:
+// who was there before one that joined, or who has said goodbye.
+type gift struct {
 	giver   string
 	givenMS int64
 }

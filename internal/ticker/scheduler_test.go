@@ -427,7 +427,7 @@ func TestNothingIsLostSilently(t *testing.T) {
 		for range rapid.IntRange(1, 8).Draw(t, "events") {
 			s.run(time.Duration(rapid.IntRange(0, 12_000).Draw(t, "pause")) * time.Millisecond)
 			alive := running()
-			switch event := rapid.SampledFrom([]string{"start", "kill", "stop", "freeze", "bus", "restart"}).Draw(t, "event"); {
+			switch event := rapid.SampledFrom([]string{"start", "kill", "stop", "stop and kill", "freeze", "bus", "restart"}).Draw(t, "event"); {
 			case event == "start" && len(alive) < 4:
 				start()
 			case event == "bus":
@@ -450,6 +450,11 @@ func TestNothingIsLostSilently(t *testing.T) {
 				alive[rapid.IntRange(0, len(alive)-1).Draw(t, "who")].kill()
 			case event == "stop":
 				alive[rapid.IntRange(0, len(alive)-1).Draw(t, "who")].stop()
+			case event == "stop and kill": // while it waits for what is in flight
+				r := alive[rapid.IntRange(0, len(alive)-1).Draw(t, "who")]
+				r.stop()
+				s.run(time.Duration(rapid.IntRange(0, 12_000).Draw(t, "for")) * time.Millisecond)
+				r.kill()
 			}
 		}
 		if s.down {

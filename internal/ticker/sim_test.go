@@ -58,6 +58,7 @@ type simReplica struct {
 	joinAt, wakeAt       time.Duration
 	frozenUntil          time.Duration
 	stopping             bool
+	goodbyeAt            time.Duration // when it is said again
 	jobs                 []simJob
 	unsent               []func() // results that wait for the bus
 	sent                 int64
@@ -247,16 +248,26 @@ func (s *sim) send(status *picketv1.WorkerStatus) {
 
 // stop ends a process by intention: goodbye, then what is in flight.
 func (r *simReplica) stop() {
-	until := r.engine.leave(r.sim.mono)
+	r.leftMS = r.engine.leave(r.sim.mono)
 	r.stopping = true
-	if r.joined && !r.sim.down {
-		status := r.status()
-		status.Running = false
-		status.SettledUntil = timestamppb.New(time.UnixMilli(until))
-		r.sim.send(status)
-	}
-	r.leftMS = until
+	r.goodbye()
 	r.signOff()
+}
+
+// goodbye says what is settled, every second from when a stop begins until it is done.
+func (r *simReplica) goodbye() {
+	r.goodbyeAt = r.sim.mono + beatEvery
+	if r.joined && !r.sim.down {
+		r.sim.send(r.leaving())
+	}
+}
+
+func (r *simReplica) leaving() *picketv1.WorkerStatus {
+	status := r.status()
+	status.Running = false
+	status.SettledUntil = timestamppb.New(time.UnixMilli(r.ledger.until(r.leftMS)))
+	status.ReleasedUntil = timestamppb.New(time.UnixMilli(r.leftMS))
+	return status
 }
 
 // signOff writes what is settled into the roster, when a stop begins and when it is done.
@@ -264,10 +275,7 @@ func (r *simReplica) signOff() {
 	if !r.joined || r.sim.down {
 		return
 	}
-	status := r.status()
-	status.Running = false
-	status.SettledUntil = timestamppb.New(time.UnixMilli(r.ledger.until(r.leftMS)))
-	r.sim.roster[r.name] = status
+	r.sim.roster[r.name] = r.leaving()
 }
 
 // kill ends a process at once; what it had not published is gone.
@@ -314,8 +322,11 @@ func (r *simReplica) step() {
 	switch {
 	case r.stopping:
 		if r.sched.advance(false); r.sched.idle() && len(r.unsent) == 0 {
+			r.goodbye()
 			r.signOff()
 			r.kill()
+		} else if s.mono >= r.goodbyeAt {
+			r.goodbye()
 		}
 	case !r.joined:
 		if s.mono >= r.joinAt && !s.down && r.reps.update(s.mono).Has(r.name) {

@@ -254,9 +254,11 @@ func received[T any](ctx context.Context, c <-chan T) bool {
 // hand over, and must not say that it had settled anything.
 func (k *Ticker) shutDown(joined bool) {
 	until := k.engine.leave(k.mono())
+	stopSaying := func() {}
 	if joined {
 		k.sayGoodbye(until)
 		k.signOff(until)
+		stopSaying = k.keepSaying(until)
 	}
 	k.finish()
 	// What hangs still is cut off, and reported by its worker.
@@ -272,7 +274,9 @@ func (k *Ticker) shutDown(joined bool) {
 	if err := k.publisher.Drain(ctx); err != nil {
 		k.log.Error("results not published before the stop", "err", err)
 	}
+	stopSaying()
 	if joined {
+		k.sayGoodbye(until)
 		k.signOff(until)
 	}
 }

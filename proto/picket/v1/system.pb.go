@@ -49,7 +49,11 @@ type WorkerStatus struct {
 	// Every tick of this process at or before it has been published and
 	// acknowledged, and so has whatever it would have to explain for members that
 	// it took checks from: whoever takes its checks over begins behind it.
-	SettledUntil  *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=settled_until,json=settledUntil,proto3" json:"settled_until,omitempty"`
+	SettledUntil *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=settled_until,json=settledUntil,proto3" json:"settled_until,omitempty"`
+	// On the heartbeats of a process that stops by intention: every tick after it is
+	// the others' business. Those until then it still settles; should it end before
+	// it has said so, who took its checks over explains them.
+	ReleasedUntil *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=released_until,json=releasedUntil,proto3" json:"released_until,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -206,6 +210,13 @@ func (x *WorkerStatus) GetLastError() string {
 func (x *WorkerStatus) GetSettledUntil() *timestamppb.Timestamp {
 	if x != nil {
 		return x.SettledUntil
+	}
+	return nil
+}
+
+func (x *WorkerStatus) GetReleasedUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ReleasedUntil
 	}
 	return nil
 }
@@ -557,7 +568,7 @@ var File_picket_v1_system_proto protoreflect.FileDescriptor
 
 const file_picket_v1_system_proto_rawDesc = "" +
 	"\n" +
-	"\x16picket/v1/system.proto\x12\tpicket.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16picket/v1/metric.proto\x1a\x15picket/v1/probe.proto\"\x96\x05\n" +
+	"\x16picket/v1/system.proto\x12\tpicket.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16picket/v1/metric.proto\x1a\x15picket/v1/probe.proto\"\xd9\x05\n" +
 	"\fWorkerStatus\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x1a\n" +
@@ -581,7 +592,8 @@ const file_picket_v1_system_proto_rawDesc = "" +
 	"\asamples\x18\x10 \x01(\x03R\asamples\x12\x1d\n" +
 	"\n" +
 	"last_error\x18\x11 \x01(\tR\tlastError\x12?\n" +
-	"\rsettled_until\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\fsettledUntil\"7\n" +
+	"\rsettled_until\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\fsettledUntil\x12A\n" +
+	"\x0ereleased_until\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\rreleasedUntil\"7\n" +
 	"\tClockTick\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xf5\x02\n" +
 	"\n" +
@@ -644,18 +656,19 @@ var file_picket_v1_system_proto_depIdxs = []int32{
 	7,  // 1: picket.v1.WorkerStatus.started_at:type_name -> google.protobuf.Timestamp
 	7,  // 2: picket.v1.WorkerStatus.last_run:type_name -> google.protobuf.Timestamp
 	7,  // 3: picket.v1.WorkerStatus.settled_until:type_name -> google.protobuf.Timestamp
-	7,  // 4: picket.v1.ClockTick.at:type_name -> google.protobuf.Timestamp
-	7,  // 5: picket.v1.DeadLetter.received_at:type_name -> google.protobuf.Timestamp
-	6,  // 6: picket.v1.DeadLetter.headers:type_name -> picket.v1.DeadLetter.HeadersEntry
-	8,  // 7: picket.v1.ServerStatus.status:type_name -> picket.v1.Status
-	7,  // 8: picket.v1.ServerStatus.since:type_name -> google.protobuf.Timestamp
-	9,  // 9: picket.v1.RunReply.result:type_name -> picket.v1.ProbeResult
-	10, // 10: picket.v1.RunReply.metrics:type_name -> picket.v1.MetricBatch
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	7,  // 4: picket.v1.WorkerStatus.released_until:type_name -> google.protobuf.Timestamp
+	7,  // 5: picket.v1.ClockTick.at:type_name -> google.protobuf.Timestamp
+	7,  // 6: picket.v1.DeadLetter.received_at:type_name -> google.protobuf.Timestamp
+	6,  // 7: picket.v1.DeadLetter.headers:type_name -> picket.v1.DeadLetter.HeadersEntry
+	8,  // 8: picket.v1.ServerStatus.status:type_name -> picket.v1.Status
+	7,  // 9: picket.v1.ServerStatus.since:type_name -> google.protobuf.Timestamp
+	9,  // 10: picket.v1.RunReply.result:type_name -> picket.v1.ProbeResult
+	10, // 11: picket.v1.RunReply.metrics:type_name -> picket.v1.MetricBatch
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_picket_v1_system_proto_init() }
