@@ -445,7 +445,7 @@ func TestNothingIsLostSilently(t *testing.T) {
 			case event == "freeze":
 				r := alive[rapid.IntRange(0, len(alive)-1).Draw(t, "who")]
 				r.frozenUntil = s.mono + time.Duration(rapid.IntRange(500, 20_000).Draw(t, "for"))*time.Millisecond
-			case len(alive) == 1 || s.down: // somebody must live to tell, and what waits for the bus dies with its process
+			case len(alive) == 1: // somebody must live to tell
 			case event == "kill":
 				alive[rapid.IntRange(0, len(alive)-1).Draw(t, "who")].kill()
 			case event == "stop":
