@@ -32,6 +32,9 @@ const (
 	lockNotAvail    = "55P03"
 	serialization   = "40001"
 	deadlock        = "40P01"
+	badEncoding     = "22021"
+	badEscape       = "22P05"
+	timeOutOfRange  = "22008"
 )
 
 // Class says what to do about an error of the database; the table is in docs/ARCHITECTURE.md, by SQLSTATE
@@ -120,6 +123,16 @@ func classifyState(err *pgconn.PgError) Class {
 		return Unavailable
 	}
 	return Unknown
+}
+
+// Unstorable says that a value is no text or time that the database can hold: a NUL character, bytes that are not UTF-8, an
+// instant out of its range. Whoever sent it is at fault, and not we.
+func Unstorable(err error) bool {
+	switch sqlState(err) {
+	case badEncoding, badEscape, timeOutOfRange:
+		return true
+	}
+	return false
 }
 
 // sqlState is the code of a server's error, or empty.

@@ -122,6 +122,9 @@ func (s *Service) listAlerts(ctx context.Context, in *listAlertsInput) (*struct{
 		Org: principal(ctx).Org, States: in.State, Severity: in.Severity, Server: in.Server, Kind: in.Kind,
 		From: in.From, To: in.To, Limit: in.Limit + 1,
 	}
+	if err := inOrder(in.From, in.To); err != nil {
+		return nil, err
+	}
 	if len(q.States) == 0 {
 		q.States = []string{"open", "acknowledged"}
 	}
@@ -157,7 +160,6 @@ func (s *Service) listAlerts(ctx context.Context, in *listAlertsInput) (*struct{
 	return &struct{ Body alertList }{list}, nil
 }
 
-// AlertInput names an alert.
 // AlertInput is the part of the path that names an alert.
 type AlertInput struct {
 	ID string `path:"id" maxLength:"64"`

@@ -58,6 +58,9 @@ func (s *Service) listAudit(ctx context.Context, in *listAuditInput) (*struct{ B
 	if err := readCursor(in.Cursor, "audit", &before); err != nil {
 		return nil, err
 	}
+	if err := inOrder(in.From, in.To); err != nil {
+		return nil, err
+	}
 	rows, err := s.store.AuditLog(ctx, store.AuditQuery{
 		Org: principal(ctx).Org, Actor: in.Actor, Action: in.Action, TargetKind: in.TargetKind, Target: in.Target,
 		From: in.From, To: in.To, Before: before, Limit: in.Limit + 1,

@@ -25,10 +25,12 @@ func (s *Service) registerCredentials(api huma.API) {
 type rotateServerTokenInput struct {
 	ServerPath
 	IfMatch string `header:"If-Match"`
-	Body    struct {
-		Token          string `json:"token,omitempty" maxLength:"4096" doc:"Made when left out."`
-		OverlapSeconds *int64 `json:"overlap_seconds,omitempty" minimum:"0" maximum:"604800" doc:"How long the token before is presented when the new one is refused; an hour when left out."`
-	}
+	Body    *rotateServerTokenBody
+}
+
+type rotateServerTokenBody struct {
+	Token          string `json:"token,omitempty" maxLength:"4096" doc:"Made when left out."`
+	OverlapSeconds *int64 `json:"overlap_seconds,omitempty" minimum:"0" maximum:"604800" doc:"How long the token before is presented when the new one is refused; an hour when left out."`
 }
 
 type rotatedServerToken struct {
@@ -38,13 +40,17 @@ type rotatedServerToken struct {
 }
 
 func (s *Service) rotateServerToken(ctx context.Context, in *rotateServerTokenInput) (*struct{ Body rotatedServerToken }, error) {
-	token, made := in.Body.Token, ""
+	asked := in.Body
+	if asked == nil {
+		asked = &rotateServerTokenBody{}
+	}
+	token, made := asked.Token, ""
 	if token == "" {
 		made = rand.Text() + rand.Text()
 		token = made
 	}
 	var until time.Time
-	if overlap := overlapOf(in.Body.OverlapSeconds); overlap > 0 {
+	if overlap := overlapOf(asked.OverlapSeconds); overlap > 0 {
 		until = time.Now().Add(overlap).UTC().Truncate(time.Microsecond)
 	}
 	server, err := s.editServer(ctx, in.ID, in.IfMatch, "server.token.rotate", func(server *catalog.Server) (err error) {

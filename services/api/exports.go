@@ -2,8 +2,6 @@ package api
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -131,13 +129,9 @@ func (s *Service) createExport(ctx context.Context, in *createExportInput) (*exp
 	if err := checkCallback(in.Body.CallbackURL); err != nil {
 		return nil, err
 	}
-	once := store.Idempotency{Org: who.Org, Key: in.IdempotencyKey}
-	if once.Key != "" {
-		asked, err := json.Marshal(in.Body)
-		if err != nil {
-			return nil, fmt.Errorf("encode request: %w", err)
-		}
-		once.Fingerprint = sha256.Sum256(append(asked, "export\x00"+who.TokenID...))
+	once, err := newIdempotency(who, in.IdempotencyKey, "create-export", in.Body)
+	if err != nil {
+		return nil, err
 	}
 	entry := audit(ctx, "export.create", "export", "")
 	export, err := s.store.CreateExport(ctx, store.NewExport{
@@ -230,13 +224,15 @@ func (s *Service) getExport(ctx context.Context, in *exportID) (*exportBody, err
 }
 
 func (s *Service) cancelExport(ctx context.Context, in *exportID) (*exportBody, error) {
-	id, err := exportUUID(in.ID)
+	e, err := s.exportOf(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
+	if err := mayExport(principal(ctx), e.Type); err != nil {
+		return nil, err
+	}
 	entry := audit(ctx, "export.cancel", "export", in.ID)
-	e, err := s.store.CancelExport(ctx, principal(ctx).Org, id, &entry)
-	if err != nil {
+	if e, err = s.store.CancelExport(ctx, e.Org, e.ID, &entry); err != nil {
 		return nil, err
 	}
 	return &exportBody{Body: shownExport(e)}, nil

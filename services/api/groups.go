@@ -137,7 +137,7 @@ type createGroupInput struct {
 
 func (s *Service) createGroup(ctx context.Context, in *createGroupInput) (*newGroupOutput, error) {
 	who := principal(ctx)
-	idempotency, err := newIdempotency(who.Org, in.IdempotencyKey, "create-group", in.Body)
+	idempotency, err := newIdempotency(who, in.IdempotencyKey, "create-group", in.Body)
 	if err != nil {
 		return nil, err
 	}

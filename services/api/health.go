@@ -152,6 +152,14 @@ func timeRange(from, to time.Time, span, most time.Duration) (time.Time, time.Ti
 	return from.UTC(), to.UTC(), nil
 }
 
+// inOrder refuses two bounds of which the first is not before the second; either may be left out.
+func inOrder(from, to time.Time) error {
+	if !from.IsZero() && !to.IsZero() && !from.Before(to) {
+		return problem(http.StatusUnprocessableEntity, "validation failed", field("query.from", "is not before the end"))
+	}
+	return nil
+}
+
 // CheckAvailability is what was seen of one check.
 type CheckAvailability struct {
 	Check        string   `json:"check" example:"health"`

@@ -2,11 +2,9 @@ package api
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -121,7 +119,7 @@ func (s *Service) createOperation(ctx context.Context, in *createOperationInput)
 	if err != nil {
 		return nil, err
 	}
-	body, err := json.Marshal(in.Body)
+	key, err := newIdempotency(who, in.IdempotencyKey, "create-operation", in.Body)
 	if err != nil {
 		return nil, err
 	}
@@ -130,27 +128,22 @@ func (s *Service) createOperation(ctx context.Context, in *createOperationInput)
 		Selection:   store.Selection{ServerIDs: in.Body.ServerIDs, GroupIDs: in.Body.GroupIDs, Filter: in.Body.Filter.stored()},
 		InitiatedBy: who.TokenID, InitiatedName: who.Name, InitiatedRole: who.Role, RequestID: requestOf(ctx).id,
 	}
-	key := store.Idempotency{
-		Org: who.Org, Key: in.IdempotencyKey,
-		Fingerprint: sha256.Sum256(slices.Concat([]byte("create-operation\x00"+who.TokenID+"\x00"), body)),
-	}
 	stored, err := s.store.CreateOperation(ctx, o, key, audit(ctx, "operation.create", "operation", o.ID.String()))
-	var replay *store.ReplayError
-	switch {
-	case errors.As(err, &replay):
-		id, parseErr := parseID(replay.Resource)
-		if parseErr != nil {
-			return nil, problem(http.StatusConflict, "the idempotency key was used for another request")
+	if errors.Is(err, store.ErrSelection) {
+		return nil, problem(http.StatusUnprocessableEntity, err.Error())
+	}
+	if err != nil {
+		resource, err := replayed(err)
+		if err != nil {
+			return nil, err
+		}
+		id, err := parseID(resource)
+		if err != nil {
+			return nil, err
 		}
 		if stored, err = s.store.Operation(ctx, who.Org, id); err != nil {
 			return nil, err
 		}
-	case errors.Is(err, store.ErrKeyReused):
-		return nil, problem(http.StatusConflict, "the idempotency key was used for another request")
-	case errors.Is(err, store.ErrSelection):
-		return nil, problem(http.StatusUnprocessableEntity, err.Error())
-	case err != nil:
-		return nil, err
 	}
 	s.wakeOperations()
 	return newOperationOutput(stored), nil

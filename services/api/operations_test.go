@@ -47,7 +47,7 @@ func TestOperation(t *testing.T) {
 	if again.ID != o.ID || same != location {
 		t.Errorf("the same request made %s and %s", o.ID, again.ID)
 	}
-	w.must(http.StatusConflict, w.admin, "POST", base+"/operations", `{"operation_type":"check_now","filter":{}}`, "Idempotency-Key", "k1")
+	w.must(http.StatusUnprocessableEntity, w.admin, "POST", base+"/operations", `{"operation_type":"check_now","filter":{}}`, "Idempotency-Key", "k1")
 	done := w.finished(location)
 	if done.Status != "partial" || done.TotalServers != 3 || done.CompletedServers != 2 || done.FailedServers != 1 {
 		t.Errorf("operation %+v", done.Operation)

@@ -68,6 +68,10 @@ func asProblem(ctx context.Context, err error) (told error, internal bool) {
 	case errors.Is(err, bus.ErrDisconnected):
 		return away("NATS is away"), false
 	}
+	if store.Unstorable(err) {
+		return problem(http.StatusUnprocessableEntity, "the request holds a value that nothing here can have: "+
+			"a NUL character, bytes that are not UTF-8, or an instant out of range"), false
+	}
 	switch store.Classify(err) {
 	case store.Unavailable, store.Retry:
 		return away("the database does not answer"), false

@@ -80,7 +80,7 @@ func route[I, O any](api huma.API, role store.Role, op huma.Operation, handler f
 		op.Errors = append(op.Errors, http.StatusNotFound)
 	}
 	if op.Method != http.MethodGet && op.Method != http.MethodDelete {
-		op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusRequestEntityTooLarge)
+		op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
 	}
 	if op.Description == "" {
 		op.Description = op.Summary + "."
@@ -216,6 +216,11 @@ func (s *Service) pass(hctx huma.Context, next func(huma.Context)) {
 		return
 	}
 	defer leave()
+	if encoding := hctx.Header("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
+		// What is packed small may be large: nothing is unpacked.
+		s.refuse(hctx, problem(http.StatusUnsupportedMediaType, "bodies are taken as they are, without Content-Encoding"))
+		return
+	}
 	if !stream {
 		timeout, ok := meta[timeoutMeta].(time.Duration)
 		if !ok {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -81,7 +82,7 @@ type createServerInput struct {
 
 func (s *Service) createServer(ctx context.Context, in *createServerInput) (*newServerOutput, error) {
 	who := principal(ctx)
-	idempotency, err := newIdempotency(who.Org, in.IdempotencyKey, "create-server", in.Body)
+	idempotency, err := newIdempotency(who, in.IdempotencyKey, "create-server", in.Body)
 	if err != nil {
 		return nil, err
 	}
@@ -151,8 +152,9 @@ func replayed(err error) (resource string, _ error) {
 	return "", err
 }
 
-// newIdempotency is the key of a request with the fingerprint of what it asks for.
-func newIdempotency(org, key, operation string, body any) (store.Idempotency, error) {
+// newIdempotency is the key of a request with the fingerprint of what it asks for, and of who asks: nobody is answered with
+// what another made.
+func newIdempotency(who Principal, key, operation string, body any) (store.Idempotency, error) {
 	if key == "" {
 		return store.Idempotency{}, nil
 	}
@@ -164,7 +166,8 @@ func newIdempotency(org, key, operation string, body any) (store.Idempotency, er
 	if err != nil {
 		return store.Idempotency{}, err
 	}
-	return store.Idempotency{Org: org, Key: key, Fingerprint: sha256.Sum256(append([]byte(operation+"\n"), text...))}, nil
+	asked := slices.Concat([]byte(operation+"\x00"+who.TokenID+"\x00"), text)
+	return store.Idempotency{Org: who.Org, Key: key, Fingerprint: sha256.Sum256(asked)}, nil
 }
 
 type listServersInput struct {
@@ -241,6 +244,7 @@ type updateServerInput struct {
 		DisplayName optional[string]         `json:"display_name,omitempty" maxLength:"255"`
 		Hostname    optional[string]         `json:"hostname,omitempty" maxLength:"255"`
 		APIURL      optional[string]         `json:"api_url,omitempty" maxLength:"2048" doc:"Checks that were made of the address before move to this one."`
+		APIToken    optional[string]         `json:"api_token,omitempty" maxLength:"4096" doc:"Takes the place of the token at once; null ends it. Needed when checks would present the one that is kept to another host, port or scheme."`
 		Description optional[string]         `json:"description,omitempty" maxLength:"4096"`
 		Version     optional[string]         `json:"version,omitempty" maxLength:"255"`
 		Region      optional[string]         `json:"region,omitempty" maxLength:"255"`
@@ -255,7 +259,7 @@ type updateServerInput struct {
 
 func (s *Service) updateServer(ctx context.Context, in *updateServerInput) (*ServerBody, error) {
 	server, err := s.editServer(ctx, in.ID, in.IfMatch, "server.update", func(server *catalog.Server) error {
-		body := &in.Body
+		before, body := *server, &in.Body
 		for _, text := range []struct {
 			to   *string
 			from optional[string]
@@ -287,7 +291,16 @@ func (s *Service) updateServer(ctx context.Context, in *updateServerInput) (*Ser
 			}
 			server.Checks = checks
 		}
-		return nil
+		if !body.APIToken.sent {
+			return mayPresent(&before, server)
+		}
+		server.Credential = nil
+		if body.APIToken.value == "" {
+			return nil
+		}
+		var err error
+		server.Credential, err = s.seal(server, "body.api_token", body.APIToken.value, time.Time{})
+		return err
 	})
 	if err != nil {
 		return nil, err

@@ -161,20 +161,26 @@ func (s *Service) revokeToken(ctx context.Context, in *TokenPath) (*struct{}, er
 
 type rotateTokenInput struct {
 	TokenPath
-	Body struct {
-		OverlapSeconds   *int64 `json:"overlap_seconds,omitempty" minimum:"0" maximum:"604800" doc:"How long the old token still holds; an hour when left out."`
-		ExpiresInSeconds int64  `json:"expires_in_seconds,omitempty" minimum:"1" maximum:"315360000" doc:"When the new one ends; never by itself when left out."`
-	}
+	Body *rotateTokenBody
+}
+
+type rotateTokenBody struct {
+	OverlapSeconds   *int64 `json:"overlap_seconds,omitempty" minimum:"0" maximum:"604800" doc:"How long the old token still holds; an hour when left out."`
+	ExpiresInSeconds int64  `json:"expires_in_seconds,omitempty" minimum:"1" maximum:"315360000" doc:"When the new one ends; never by itself when left out."`
 }
 
 func (s *Service) rotateToken(ctx context.Context, in *rotateTokenInput) (*newTokenBody, error) {
 	who := principal(ctx)
 	secret := store.NewTokenSecret()
 	next := store.Token{ID: secret.ID, Hash: secret.Hash(), CreatedBy: who.TokenID}
-	if in.Body.ExpiresInSeconds > 0 {
-		next.ExpiresAt = time.Now().Add(time.Duration(in.Body.ExpiresInSeconds) * time.Second)
+	asked := in.Body
+	if asked == nil {
+		asked = &rotateTokenBody{}
 	}
-	overlap := overlapOf(in.Body.OverlapSeconds)
+	if asked.ExpiresInSeconds > 0 {
+		next.ExpiresAt = time.Now().Add(time.Duration(asked.ExpiresInSeconds) * time.Second)
+	}
+	overlap := overlapOf(asked.OverlapSeconds)
 	stored, err := s.store.RotateToken(ctx, who.Org, in.ID, next, overlap, audit(ctx, "token.rotate", "token", in.ID))
 	if errors.Is(err, store.ErrEnded) {
 		return nil, problem(http.StatusConflict, "the token is revoked or has expired: create a new one")
