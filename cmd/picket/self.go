@@ -40,8 +40,11 @@ func (st *stack) services() []*part {
 			return prober.New(s.Prober, prober.Deps{Kit: kit, Conn: conn, Keyring: keyring})
 		})),
 		st.newPart("collector", st.connected(func(kit *service.Kit, conn *bus.Conn) (runner, error) {
-			s.Collector.Secrets = s.Secrets
-			return collector.New(s.Collector, collector.Deps{Kit: kit, Conn: conn})
+			keyring, err := s.Keyring()
+			if err != nil {
+				return nil, err
+			}
+			return collector.New(s.Collector, collector.Deps{Kit: kit, Conn: conn, Keyring: keyring})
 		})),
 		st.newPart("exporter", st.storing(func(kit *service.Kit, conn *bus.Conn, db *store.Store) (runner, error) {
 			return exporter.New(s.Exporter, exporter.Deps{Kit: kit, Conn: conn, Store: db, Blob: st.exports})

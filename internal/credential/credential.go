@@ -6,8 +6,11 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/picketd/picket/internal/catalog"
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
@@ -35,13 +38,38 @@ type Source struct {
 func (s Source) Headers(declared []*picketv1.Header) (http.Header, error) {
 	headers := make(http.Header, len(declared))
 	for _, h := range declared {
-		value, err := catalog.ResolveSecret(h.GetValue(), catalog.SecretLookup{Env: variable, ReadFile: s.file})
+		value, err := s.value(h)
 		if err != nil {
-			return nil, fmt.Errorf("header %s: %w", h.GetName(), err)
+			return nil, err
 		}
 		headers.Add(h.GetName(), value)
 	}
 	return headers, nil
+}
+
+// Check returns the check with the values that its headers refer to; one without references comes back as it is, and
+// none is changed. Errors are those of Headers.
+func (s Source) Check(check *picketv1.Check) (*picketv1.Check, error) {
+	if !slices.ContainsFunc(check.GetHttp().GetHeaders(), func(h *picketv1.Header) bool { return catalog.IsSecretRef(h.GetValue()) }) {
+		return check, nil
+	}
+	resolved := proto.CloneOf(check)
+	for _, h := range resolved.GetHttp().GetHeaders() {
+		value, err := s.value(h)
+		if err != nil {
+			return nil, err
+		}
+		h.Value = value
+	}
+	return resolved, nil
+}
+
+func (s Source) value(h *picketv1.Header) (string, error) {
+	value, err := catalog.ResolveSecret(h.GetValue(), catalog.SecretLookup{Env: variable, ReadFile: s.file})
+	if err != nil {
+		return "", fmt.Errorf("header %s: %w", h.GetName(), err)
+	}
+	return value, nil
 }
 
 func variable(name string) (string, bool) {
@@ -96,15 +124,26 @@ func (s Source) Bearer(check *picketv1.ScheduledCheck) (Bearer, error) {
 	if err != nil {
 		return Bearer{}, fmt.Errorf("the token of the server cannot be opened: %w", err)
 	}
-	if !isCredential(token) {
-		return Bearer{}, errors.New("the token of the server holds what a header cannot")
-	}
 	bearer := Bearer{Token: token}
+	if !isCredential(token) {
+		return Bearer{}, errNotPresentable
+	}
 	previous, err := s.Keyring.Open(field, sealed.GetPrevious())
-	if err == nil && isCredential(previous) && previous != token {
+	if err == nil && isCredential(previous) {
 		bearer.Previous, bearer.PreviousUntil = previous, sealed.GetPreviousUntil().AsTime()
 	}
 	return bearer, nil
+}
+
+// errNotPresentable says no more of a token than that.
+var errNotPresentable = errors.New("the token of the server holds what a header cannot")
+
+// Validate says whether the tokens can stand in a header.
+func (b Bearer) Validate() error {
+	if b.Token != "" && !isCredential(b.Token) || b.Previous != "" && !isCredential(b.Previous) {
+		return errNotPresentable
+	}
+	return nil
 }
 
 // isCredential reports what can stand in a header: visible ASCII, which is more than the token68 of RFC 9110, 11.2, that
@@ -116,5 +155,5 @@ func isCredential(token string) bool {
 // Again says whether the token before is worth presenting after an answer with this code.
 func (b Bearer) Again(code int, now time.Time) bool {
 	refused := code == http.StatusUnauthorized || code == http.StatusForbidden
-	return refused && b.Previous != "" && now.Before(b.PreviousUntil)
+	return refused && b.Previous != "" && b.Previous != b.Token && now.Before(b.PreviousUntil)
 }

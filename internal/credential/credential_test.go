@@ -115,12 +115,12 @@ func TestTLSRefuses(t *testing.T) {
 		"tls.ca_file":   {CaFile: none},
 		"tls.cert_file": {CertFile: none, KeyFile: none},
 	} {
-		_, err := credential.TLS(options)
+		_, _, err := credential.TLS(options)
 		if fault, ok := errors.AsType[*health.FieldError](err); !ok || fault.Field != name {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	config, err := credential.TLS(&picketv1.TLSOptions{ServerName: "x", InsecureSkipVerify: true})
+	config, _, err := credential.TLS(&picketv1.TLSOptions{ServerName: "x", InsecureSkipVerify: true})
 	if err != nil || config.ServerName != "x" || !config.InsecureSkipVerify {
 		t.Errorf("%+v, %v", config, err)
 	}

@@ -21,6 +21,8 @@ import (
 type Deps struct {
 	Kit  *service.Kit
 	Conn *bus.Conn
+	// Keyring opens the tokens that servers want presented; nil: there is no key.
+	Keyring *catalog.Keyring
 }
 
 // Service is one collector. Make one with New and let it Run once.
@@ -47,18 +49,15 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	if deps.Kit == nil || deps.Conn == nil {
 		return nil, errors.New("collector: kit and connection are required")
 	}
-	keyring, err := cfg.Keyring()
-	if err != nil {
-		return nil, fmt.Errorf("collector: %w", err)
-	}
 	s := &Service{
 		cfg: cfg, kit: deps.Kit, conn: deps.Conn, log: deps.Kit.Log,
 		start:   time.Now(),
 		fetcher: newFetcher(cfg.BodyLimit, cfg.BodyMemory, max(1, ticker.OpenFiles()/4), deps.Kit.Version),
-		secrets: credential.Source{Dir: cfg.SecretsDir, Keyring: keyring},
+		secrets: credential.Source{Dir: cfg.SecretsDir, Keyring: deps.Keyring},
 		states:  states{down: map[string]*picketv1.ServerStatus{}},
 		readers: make(chan struct{}, runtime.GOMAXPROCS(0)),
 	}
+	var err error
 	if s.metrics, err = newMetrics(deps.Kit.Metrics, s.states.skipped); err != nil {
 		return nil, fmt.Errorf("collector: %w", err)
 	}

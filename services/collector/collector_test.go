@@ -400,12 +400,11 @@ func TestConfigRefuses(t *testing.T) {
 		HostBatchSize: -1, HostBatchDelay: -1, CycleInterval: time.Microsecond, PlatformInterval: 1, MaxInFlight: -1,
 		BodyMemory: -1, QueueBytes: 1,
 	}
-	bad.Key = "x"
 	err := bad.Validate()
 	for _, name := range []string{
 		"FLEET_METRICS_BATCH_SIZE", "FLEET_METRICS_BATCH_DELAY", "FLEET_METRICS_INTERVAL", "METRICS_COLLECTION_INTERVAL",
 		"PICKET_COLLECTOR_CONCURRENCY", "PICKET_COLLECTOR_BODY_LIMIT", "PICKET_COLLECTOR_BODY_MEMORY",
-		"PICKET_COLLECTOR_SERIES_LIMIT", "PICKET_COLLECTOR_QUEUE_BYTES", "PICKET_SECRET_KEY",
+		"PICKET_COLLECTOR_SERIES_LIMIT", "PICKET_COLLECTOR_QUEUE_BYTES",
 	} {
 		if err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s is not named: %v", name, err)

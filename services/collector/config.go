@@ -4,14 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"time"
-
-	"github.com/picketd/picket/internal/service"
 )
 
 // Config is what a collector can be told.
 type Config struct {
-	service.Secrets
-
 	HostBatchSize    int           `env:"FLEET_METRICS_BATCH_SIZE" desc:"Most collections in flight from one target host; 0: no bound."`
 	HostBatchDelay   time.Duration `env:"FLEET_METRICS_BATCH_DELAY" desc:"Pause before the next such batch from the same host."`
 	CycleInterval    time.Duration `env:"FLEET_METRICS_INTERVAL" desc:"Interval of checks of the kind metrics that have none of their own; a cycle of the worker statistics."`
@@ -56,9 +52,6 @@ func (c Config) Validate() error {
 		if interval.value < time.Second || interval.value%time.Millisecond != 0 {
 			faults = append(faults, fmt.Errorf("%s: %s is less than 1s, or not in whole milliseconds", interval.name, interval.value))
 		}
-	}
-	if _, err := c.Keyring(); err != nil {
-		faults = append(faults, err)
 	}
 	return errors.Join(faults...)
 }

@@ -85,7 +85,7 @@ func (f *fetcher) transport(opt *picketv1.TLSOptions) (*http.Transport, error) {
 	if opt == nil {
 		return f.shared, nil
 	}
-	config, err := credential.TLS(opt)
+	config, _, err := credential.TLS(opt)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/picketd/picket/internal/bus"
 	"github.com/picketd/picket/internal/catalog"
+	"github.com/picketd/picket/internal/credential"
 	"github.com/picketd/picket/internal/health"
 	"github.com/picketd/picket/internal/service"
 	"github.com/picketd/picket/internal/ticker"
@@ -26,8 +27,7 @@ type Deps struct {
 type Service struct {
 	ticker  *ticker.Ticker
 	probes  *probe.Pool
-	secrets secrets
-	keyring *catalog.Keyring // nil: there is none
+	secrets credential.Source
 	options probe.Options
 }
 
@@ -42,8 +42,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	pool := probe.NewPool(probe.PoolOptions{MaxConnections: max(1, ticker.OpenFiles()/4)})
 	p := &Service{
 		probes:  pool,
-		secrets: secrets{dir: cfg.SecretsDir},
-		keyring: deps.Keyring,
+		secrets: credential.Source{Dir: cfg.SecretsDir, Keyring: deps.Keyring},
 		options: probe.Options{Pool: pool, BodyLimit: cfg.BodyLimit, Version: deps.Kit.Version},
 	}
 	var err error
@@ -82,13 +81,13 @@ func (r runner) Run(ctx context.Context) ticker.Outcome {
 
 // build compiles a check.
 func (p *Service) build(scheduled *picketv1.ScheduledCheck) (ticker.Runner, error) {
-	check, err := p.secrets.resolve(scheduled.GetCheck())
+	check, err := p.secrets.Check(scheduled.GetCheck())
 	if err != nil {
 		return nil, err
 	}
 	options := p.options
 	if check.GetHttp().GetServerToken() {
-		if options.Bearer, err = p.bearer(scheduled); err != nil {
+		if options.Bearer, err = p.secrets.Bearer(scheduled); err != nil {
 			return ticker.Unable(health.ReasonCredential, err.Error()), nil
 		}
 	}
@@ -97,32 +96,4 @@ func (p *Service) build(scheduled *picketv1.ScheduledCheck) (ticker.Runner, erro
 		return nil, err
 	}
 	return runner{prober}, nil
-}
-
-// credentialField is what the tokens of a server are sealed for.
-const credentialField = "api_token"
-
-// errNoKey says that there is something to be opened and nothing to open it with.
-var errNoKey = errors.New("PICKET_SECRET_KEY is not set")
-
-// bearer opens what a server wants presented; a server may want nothing. A token
-// of before that does not open is worth nothing any more. No error holds a token.
-func (p *Service) bearer(scheduled *picketv1.ScheduledCheck) (probe.Bearer, error) {
-	credential := scheduled.GetCredential()
-	if credential.GetSealed() == "" {
-		return probe.Bearer{}, nil
-	}
-	if p.keyring == nil {
-		return probe.Bearer{}, fmt.Errorf("the token of the server cannot be opened: %w", errNoKey)
-	}
-	field := catalog.SealedField{Org: scheduled.GetOrg(), Server: scheduled.GetServer(), Field: credentialField}
-	token, err := p.keyring.Open(field, credential.GetSealed())
-	if err != nil {
-		return probe.Bearer{}, fmt.Errorf("the token of the server cannot be opened: %w", err)
-	}
-	bearer := probe.Bearer{Token: token}
-	if previous, err := p.keyring.Open(field, credential.GetPrevious()); err == nil {
-		bearer.Previous, bearer.PreviousUntil = previous, credential.GetPreviousUntil().AsTime()
-	}
-	return bearer, nil
 }

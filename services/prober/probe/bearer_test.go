@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/picketd/picket/internal/credential"
 	"github.com/picketd/picket/internal/health"
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
@@ -50,14 +51,18 @@ func (g *gate) takeShown() []string {
 	return shown
 }
 
-func compileBearer(t *testing.T, spec *picketv1.HTTPSpec, bearer Bearer) (Prober, error) {
+func compileBearer(t *testing.T, spec *picketv1.HTTPSpec, bearer credential.Bearer) (Prober, error) {
 	t.Helper()
 	spec.ServerToken = true
 	return New(&picketv1.Check{Name: "health", Kind: "http", Spec: &picketv1.Check_Http{Http: spec}},
 		Options{Pool: newPool(t, PoolOptions{}), Bearer: bearer})
 }
 
-func mustBearer(t *testing.T, spec *picketv1.HTTPSpec, bearer Bearer) Prober {
+func bearerOf(token, previous string, until time.Time) credential.Bearer {
+	return credential.Bearer{Token: token, Previous: previous, PreviousUntil: until}
+}
+
+func mustBearer(t *testing.T, spec *picketv1.HTTPSpec, bearer credential.Bearer) Prober {
 	t.Helper()
 	p, err := compileBearer(t, spec, bearer)
 	if err != nil {
@@ -74,17 +79,17 @@ func TestBearer(t *testing.T) {
 	tests := []struct {
 		name   string
 		knows  string
-		bearer Bearer
+		bearer credential.Bearer
 		status string
 		shown  []string
 	}{
-		{"known", "new", Bearer{"new", "old", ahead}, "healthy", []string{"Bearer new"}},
-		{"not known yet", "old", Bearer{"new", "old", ahead}, "healthy", []string{"Bearer new", "Bearer old"}},
-		{"neither", "other", Bearer{"new", "old", ahead}, "degraded", []string{"Bearer new", "Bearer old"}},
-		{"overlap over", "old", Bearer{"new", "old", past}, "degraded", []string{"Bearer new"}},
-		{"none before", "old", Bearer{Token: "new"}, "degraded", []string{"Bearer new"}},
-		{"the same before", "old", Bearer{"new", "new", ahead}, "degraded", []string{"Bearer new"}},
-		{"nothing to present", "old", Bearer{}, "degraded", []string{""}},
+		{"known", "new", bearerOf("new", "old", ahead), "healthy", []string{"Bearer new"}},
+		{"not known yet", "old", bearerOf("new", "old", ahead), "healthy", []string{"Bearer new", "Bearer old"}},
+		{"neither", "other", bearerOf("new", "old", ahead), "degraded", []string{"Bearer new", "Bearer old"}},
+		{"overlap over", "old", bearerOf("new", "old", past), "degraded", []string{"Bearer new"}},
+		{"none before", "old", credential.Bearer{Token: "new"}, "degraded", []string{"Bearer new"}},
+		{"the same before", "old", bearerOf("new", "new", ahead), "degraded", []string{"Bearer new"}},
+		{"nothing to present", "old", credential.Bearer{}, "degraded", []string{""}},
 	}
 	for _, tt := range tests {
 		for _, connection := range []string{"keep-alive", "fresh"} {
@@ -112,7 +117,7 @@ func TestBearerWithinOneTimeout(t *testing.T) {
 	t.Parallel()
 	target := &gate{knows: "old", delay: 400 * time.Millisecond}
 	server := serve(t, target.ServeHTTP)
-	p := mustBearer(t, &picketv1.HTTPSpec{Url: server.URL}, Bearer{"new", "old", time.Now().Add(time.Hour)})
+	p := mustBearer(t, &picketv1.HTTPSpec{Url: server.URL}, bearerOf("new", "old", time.Now().Add(time.Hour)))
 	wantResult(t, within(t, p, 600*time.Millisecond), "unreachable", health.ReasonTimeout)
 	if shown := target.takeShown(); !slices.Equal(shown, []string{"Bearer new", "Bearer old"}) {
 		t.Errorf("shown %q", shown)
@@ -131,7 +136,7 @@ func TestBearerStaysWithItsHost(t *testing.T) {
 	mux.HandleFunc("/near", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/", http.StatusFound) })
 	mux.Handle("/", target)
 	server := serve(t, mux.ServeHTTP)
-	bearer := Bearer{"new", "old", time.Now().Add(time.Hour)}
+	bearer := bearerOf("new", "old", time.Now().Add(time.Hour))
 	within(t, mustBearer(t, &picketv1.HTTPSpec{Url: server.URL + "/away", FollowRedirects: true}, bearer), patient)
 	if shown := other.takeShown(); len(shown) == 0 || slices.ContainsFunc(shown, func(s string) bool { return s != "" }) {
 		t.Errorf("another host was shown %q", shown)
@@ -147,7 +152,7 @@ func TestBearerThatCannotBe(t *testing.T) {
 		"geheim-π":   {Url: "http://127.0.0.1"},
 		"secret":     {Url: "http://127.0.0.1", Headers: []*picketv1.Header{{Name: "authorization", Value: "Basic x"}}},
 	} {
-		_, err := compileBearer(t, spec, Bearer{Token: name})
+		_, err := compileBearer(t, spec, credential.Bearer{Token: name})
 		var field *health.FieldError
 		if !errors.As(err, &field) || field.Field != "server_token" {
 			t.Errorf("%q: %v", name, err)
@@ -156,7 +161,7 @@ func TestBearerThatCannotBe(t *testing.T) {
 			t.Errorf("the error shows the token: %v", err)
 		}
 	}
-	b := Bearer{"secret", "older", time.Now()}
+	b := bearerOf("secret", "older", time.Now())
 	if text := fmt.Sprintf("%v %+v %#v %+v", b, b, b, Options{Bearer: b}); strings.Contains(text, "secret") || strings.Contains(text, "older") {
 		t.Errorf("printed: %s", text)
 	}

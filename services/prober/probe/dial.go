@@ -2,18 +2,11 @@ package probe
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
-	"fmt"
 	"net"
 	"net/http/httptrace"
-	"os"
 	"time"
-
-	"github.com/picketd/picket/internal/health"
-	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
 // dialContext connects within the deadline of the look that ctx belongs to.
@@ -96,56 +89,3 @@ type handshakeError struct{ err error }
 
 func (e handshakeError) Error() string { return "tls: handshake: " + e.err.Error() }
 func (e handshakeError) Unwrap() error { return e.err }
-
-// tlsKey is what makes two sets of TLS options the same, contents of the
-// authorities' file included.
-type tlsKey struct {
-	insecure          bool
-	serverName, ca    string
-	certFile, keyFile string
-	caSum             [sha256.Size]byte
-}
-
-// tlsConfig reads TLS options; nil is all defaults.
-func tlsConfig(opt *picketv1.TLSOptions) (*tls.Config, tlsKey, error) {
-	key := tlsKey{
-		insecure: opt.GetInsecureSkipVerify(), serverName: opt.GetServerName(),
-		ca: opt.GetCaFile(), certFile: opt.GetCertFile(), keyFile: opt.GetKeyFile(),
-	}
-	config := &tls.Config{
-		MinVersion:         tls.VersionTLS12,
-		ServerName:         key.serverName,
-		InsecureSkipVerify: key.insecure, //nolint:gosec // the user's declared wish for this check
-	}
-	if key.ca != "" {
-		pem, err := os.ReadFile(key.ca)
-		if err != nil {
-			return nil, key, fieldError("tls.ca_file", err)
-		}
-		key.caSum = sha256.Sum256(pem)
-		if config.RootCAs, err = x509.SystemCertPool(); err != nil {
-			config.RootCAs = x509.NewCertPool()
-		}
-		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, key, fieldError("tls.ca_file", errors.New("holds no certificate"))
-		}
-	}
-	if (key.certFile == "") != (key.keyFile == "") {
-		return nil, key, fieldError("tls.cert_file", errors.New("cert_file and key_file go together"))
-	}
-	if key.certFile != "" {
-		if _, err := tls.LoadX509KeyPair(key.certFile, key.keyFile); err != nil {
-			return nil, key, fieldError("tls.cert_file", err)
-		}
-		// Read for every handshake: client certificates are renewed in place, and
-		// handshakes are rare where connections are kept.
-		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			pair, err := tls.LoadX509KeyPair(key.certFile, key.keyFile)
-			if err != nil {
-				return nil, fmt.Errorf("%w: client certificate: %w", health.ErrOwnFault, err)
-			}
-			return &pair, nil
-		}
-	}
-	return config, key, nil
-}

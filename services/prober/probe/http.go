@@ -14,6 +14,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/picketd/picket/internal/credential"
 	"github.com/picketd/picket/internal/health"
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
@@ -25,9 +26,9 @@ const maxRedirects = 10
 type httpProber struct {
 	request *http.Request // without context and body: copied for each look
 	// previous is the same with the token before, nil when there is none.
-	previous      *http.Request
-	previousUntil time.Time
-	body          []byte
+	previous *http.Request
+	bearer   credential.Bearer
+	body     []byte
 	// secrets are the declared headers, kept from hosts the check does not name.
 	secrets   []string
 	expect    *health.Expectations
@@ -130,7 +131,7 @@ func (p *httpProber) Probe(ctx context.Context) *picketv1.ProbeResult {
 	l := newLook(ctx)
 	start := time.Now()
 	response, err := p.send(l, p.request, start) //nolint:contextcheck // l is the context
-	if err == nil && p.mayPresentPrevious(response, start) {
+	if err == nil && p.bearer.Again(response.StatusCode, start) {
 		p.discard(response)
 		response, err = p.send(l, p.previous, start) //nolint:contextcheck // l is the context
 	}

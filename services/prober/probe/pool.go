@@ -9,6 +9,7 @@ import (
 	"time"
 	"weak"
 
+	"github.com/picketd/picket/internal/credential"
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
@@ -41,7 +42,7 @@ type Pool struct {
 	buffers sync.Pool // of *[]byte
 
 	mu   sync.Mutex
-	sets map[tlsKey]weak.Pointer[transports]
+	sets map[credential.TLSIdentity]weak.Pointer[transports]
 }
 
 // transports are those of one set of TLS options. net/http hands out idle
@@ -68,7 +69,7 @@ func NewPool(opt PoolOptions) *Pool {
 		maxAge:         opt.MaxConnectionAge,
 		// The bound of dials whose look has no deadline.
 		dialer: net.Dialer{Timeout: 30 * time.Second, Resolver: opt.Resolver},
-		sets:   make(map[tlsKey]weak.Pointer[transports]),
+		sets:   make(map[credential.TLSIdentity]weak.Pointer[transports]),
 	}
 }
 
@@ -92,7 +93,7 @@ func (p *Pool) Close() {
 // prober needs it any more it goes, so that a catalog that changes for months
 // leaves nothing behind.
 func (p *Pool) transports(opt *picketv1.TLSOptions) (*transports, error) {
-	config, key, err := tlsConfig(opt)
+	config, key, err := credential.TLS(opt)
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +128,7 @@ func (p *Pool) transports(opt *picketv1.TLSOptions) (*transports, error) {
 	return t, nil
 }
 
-func (p *Pool) forget(key tlsKey) {
+func (p *Pool) forget(key credential.TLSIdentity) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if set, ok := p.sets[key]; ok && set.Value() == nil {

@@ -18,6 +18,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/picketd/picket/internal/credential"
 	"github.com/picketd/picket/internal/health"
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
@@ -41,27 +42,10 @@ type Options struct {
 	// goes on is cut, which is no error. Default 1 MiB.
 	BodyLimit int
 	// Bearer is presented when the check says so (HTTPSpec.server_token).
-	Bearer Bearer
+	Bearer credential.Bearer
 	// Version is the one in the User-Agent picket/<version>. Default dev.
 	Version string
 }
-
-// Bearer holds the tokens that one server wants presented as
-// `Authorization: Bearer` (RFC 6750).
-type Bearer struct {
-	// Token is presented first; empty: none is.
-	Token string
-	// Previous is presented once more, when Token was refused with 401 or 403,
-	// until PreviousUntil: the server may not have heard of the new one yet.
-	Previous      string
-	PreviousUntil time.Time
-}
-
-// String keeps the tokens out of whatever is printed.
-func (Bearer) String() string { return "Bearer" }
-
-// GoString does so with %#v.
-func (b Bearer) GoString() string { return b.String() }
 
 // DefaultBodyLimit bounds an answer unless Options say otherwise.
 const DefaultBodyLimit = 1 << 20

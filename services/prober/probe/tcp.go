@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/picketd/picket/internal/credential"
 	"github.com/picketd/picket/internal/health"
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
@@ -48,7 +49,7 @@ func newTCP(check *picketv1.Check, opt Options) (Prober, error) {
 		dial: opt.Pool.dialContext, limit: min(answerLimit, opt.BodyLimit),
 	}
 	if spec.GetUseTls() {
-		config, _, err := tlsConfig(spec.GetTls())
+		config, _, err := credential.TLS(spec.GetTls())
 		if err != nil {
 			return nil, err
 		}

@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 
 	"github.com/picketd/picket/internal/bus"
@@ -12,11 +13,15 @@ import (
 
 type config struct {
 	service.Common
+	service.Secrets
 	collector.Config
 }
 
 // Validate checks what the collector is told.
-func (c config) Validate() error { return c.Config.Validate() }
+func (c config) Validate() error {
+	_, err := c.Keyring()
+	return errors.Join(c.Config.Validate(), err)
+}
 
 func main() {
 	os.Exit(service.Main(service.Program[config]{
@@ -25,7 +30,11 @@ func main() {
 		Defaults: config{Common: service.DefaultCommon("127.0.0.1:9465"), Config: collector.DefaultConfig()},
 		Common:   func(c *config) *service.Common { return &c.Common },
 		Run: func(ctx context.Context, kit *service.Kit, conn *bus.Conn, c config) error {
-			s, err := collector.New(c.Config, collector.Deps{Kit: kit, Conn: conn})
+			keyring, err := c.Keyring()
+			if err != nil {
+				return err
+			}
+			s, err := collector.New(c.Config, collector.Deps{Kit: kit, Conn: conn, Keyring: keyring})
 			if err != nil {
 				return err
 			}

@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 
 	"github.com/picketd/picket/internal/bus"
@@ -17,7 +18,10 @@ type config struct {
 }
 
 // Validate checks what the prober is told.
-func (c config) Validate() error { return c.Config.Validate() }
+func (c config) Validate() error {
+	_, err := c.Keyring()
+	return errors.Join(c.Config.Validate(), err)
+}
 
 func main() {
 	os.Exit(service.Main(service.Program[config]{

@@ -1,4 +1,4 @@
-package prober
+package credential_test
 
 import (
 	"errors"
@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/picketd/picket/internal/catalog"
+	"github.com/picketd/picket/internal/credential"
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
@@ -18,7 +19,7 @@ func withHeader(value string) *picketv1.Check {
 }
 
 // No t.Parallel: it sets the environment.
-func TestSecretsAreResolvedWithinBounds(t *testing.T) {
+func TestCheckIsResolvedWithinBounds(t *testing.T) {
 	dir := t.TempDir()
 	outside := filepath.Join(t.TempDir(), "private")
 	for path, content := range map[string]string{filepath.Join(dir, "token"): "from-file\n", outside: "private"} {
@@ -31,14 +32,14 @@ func TestSecretsAreResolvedWithinBounds(t *testing.T) {
 	}
 	t.Setenv("PICKET_SECRET_TOKEN", "from-env")
 	t.Setenv("DATABASE_URL", "postgres://private")
-	s := secrets{dir: dir}
+	s := credential.Source{Dir: dir}
 	for ref, want := range map[string]string{
 		"Bearer plain":                               "Bearer plain",
 		"secret:env:PICKET_SECRET_TOKEN":             "from-env",
 		"secret:file:" + filepath.Join(dir, "token"): "from-file",
 	} {
 		check := withHeader(ref)
-		got, err := s.resolve(check)
+		got, err := s.Check(check)
 		if err != nil || got.GetHttp().GetHeaders()[0].GetValue() != want {
 			t.Errorf("%s: %v, %v", ref, got, err)
 		}
@@ -50,7 +51,7 @@ func TestSecretsAreResolvedWithinBounds(t *testing.T) {
 		"secret:env:DATABASE_URL", "secret:file:" + outside, "secret:file:" + filepath.Join(dir, "link"),
 		"secret:file:" + dir + "/../" + filepath.Base(filepath.Dir(outside)) + "/private", "secret:env:PICKET_SECRET_NONE",
 	} {
-		got, err := s.resolve(withHeader(ref))
+		got, err := s.Check(withHeader(ref))
 		if !errors.Is(err, catalog.ErrSecret) {
 			t.Errorf("%s: %v, %v; want ErrSecret", ref, got, err)
 		}
