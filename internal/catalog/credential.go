@@ -60,6 +60,26 @@ func (k *Keyring) SealToken(server Key, token string, before *Credential, previo
 	return credential
 }
 
+// Reseal is the credential of a server with the same tokens, sealed with the current key; a token before whose time is over
+// is left out. The error wraps [ErrSeal] when no key opens one of them.
+func (k *Keyring) Reseal(server Key, c *Credential, now time.Time) (*Credential, error) {
+	renewed := *c
+	if !now.Before(c.PreviousUntil) {
+		renewed.Previous, renewed.PreviousUntil = "", time.Time{}
+	}
+	for _, sealed := range []*string{&renewed.Sealed, &renewed.Previous} {
+		if *sealed == "" || k.Current(*sealed) {
+			continue
+		}
+		token, err := k.OpenToken(server, *sealed)
+		if err != nil {
+			return nil, err
+		}
+		*sealed = k.Seal(SealedField{Org: server.Org, Server: server.Name, Field: tokenField}, token)
+	}
+	return &renewed, nil
+}
+
 // OpenToken opens what SealToken has sealed; errors wrap [ErrSeal].
 func (k *Keyring) OpenToken(server Key, sealed string) (string, error) {
 	return k.Open(SealedField{Org: server.Org, Server: server.Name, Field: tokenField}, sealed)
@@ -70,6 +90,13 @@ func sameCredential(a, b *Credential) bool {
 		return a == nil && b == nil
 	}
 	return a.Sealed == b.Sealed && a.Hash == b.Hash && a.Previous == b.Previous && a.PreviousUntil.Equal(b.PreviousUntil)
+}
+
+func sameToken(a, b *Credential) bool {
+	if a == nil || b == nil {
+		return a == nil && b == nil
+	}
+	return a.Hash == b.Hash
 }
 
 // presentsToken says whether probes of the check carry the server's token.

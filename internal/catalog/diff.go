@@ -46,6 +46,8 @@ type ServerChange struct {
 	Lifecycle bool
 	// Credential differs, so that whoever presents it must hear of it.
 	Credential bool
+	// Rotated: the token itself differs, and not only the way it is sealed.
+	Rotated bool
 	// Checks are the names of those that are new, differ, or return.
 	Checks []string
 	// Gone are the IDs of checks that are no longer declared.
@@ -117,7 +119,7 @@ func compare(server Server, have *Server) (ServerChange, bool) {
 	server.ID, server.Revision = have.ID, have.Revision
 	change := ServerChange{
 		Server: server, Self: !sameServer(&server, have), Lifecycle: server.Lifecycle != have.Lifecycle,
-		Credential: !sameCredential(server.Credential, have.Credential),
+		Credential: !sameCredential(server.Credential, have.Credential), Rotated: !sameToken(server.Credential, have.Credential),
 	}
 	held := make(map[string]*Check, len(have.Checks))
 	for i := range have.Checks {

@@ -79,6 +79,9 @@ func (k *Keyring) Seal(field SealedField, secret string) string {
 	return strings.Join([]string{sealVersion, k.current, sealEncoding.EncodeToString(nonce), sealEncoding.EncodeToString(sealed)}, ":")
 }
 
+// Prefix is what every value begins with that the current key has sealed, and no other.
+func (k *Keyring) Prefix() string { return sealVersion + ":" + k.current + ":" }
+
 // Current says whether value was sealed with the key that seals now; what was not is sealed anew in a rotation.
 func (k *Keyring) Current(value string) bool {
 	id, _, _, ok := splitSealed(value)

@@ -102,7 +102,7 @@ func changeWord(change *catalog.ServerChange) catalog.Change {
 	switch {
 	case change.Lifecycle && change.Server.Lifecycle == catalog.Maintenance:
 		return catalog.EnteredMaintenance
-	case change.Credential && !change.Self && len(change.Gone) == 0:
+	case change.Rotated && !change.Self && len(change.Gone) == 0:
 		return catalog.TokenRotated
 	default:
 		return catalog.Changed

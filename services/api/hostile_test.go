@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/picketd/picket/internal/store"
 )
 
 // complaints collects what is logged as an error: a fault of ours.
@@ -199,4 +201,13 @@ func TestTokenGoesNowhereElse(t *testing.T) {
 	if after.HasToken || after.ID != before.ID || after.Revision <= before.Revision {
 		t.Errorf("came back as %+v, was %+v", after.Server, before.Server)
 	}
+}
+
+func mustAudit(t *testing.T, w *world, action string) []store.AuditRow {
+	t.Helper()
+	rows, err := w.store.AuditLog(t.Context(), store.AuditQuery{Org: "default", Action: action, Limit: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rows
 }

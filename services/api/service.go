@@ -61,6 +61,8 @@ type Service struct {
 	document30 []byte
 	attendant
 
+	// unreadable is how many tokens no key opened when it was last looked; only work has it.
+	unreadable int
 	// misses counts how often in a row the database did not answer; only lookAtDatabase has it.
 	misses         int
 	served, failed atomic.Int64
@@ -140,8 +142,10 @@ func (s *Service) work(ctx context.Context) {
 	if s.store.WaitForSchema(ctx) != nil || !s.bootstrap(ctx) {
 		return
 	}
+	s.reseal(ctx)
 	for sleep(ctx, keepEvery) {
 		s.keep(ctx)
+		s.reseal(ctx)
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
