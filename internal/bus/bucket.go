@@ -35,6 +35,13 @@ func CatalogKey(org, location, checkID string) string {
 // StatusKey is the key of one server's state.
 func StatusKey(org, server string) string { return Token(org) + "." + Token(server) }
 
+// StatusAliveKey is no server's, for no organization is named so: it is written anew every [StatusAliveEvery] while
+// somebody keeps the states, and since is when. What the bucket says of servers is worth nothing when that has ended.
+const (
+	StatusAliveKey   = "_.alive"
+	StatusAliveEvery = 15 * time.Second
+)
+
 // Bucket is a key-value bucket of protobuf messages. It is safe for concurrent use.
 type Bucket struct {
 	conn *Conn

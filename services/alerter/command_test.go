@@ -144,6 +144,9 @@ func (f *fixture) held() map[string]string {
 	}
 	held := map[string]string{}
 	for key := range keys.Keys() {
+		if key == bus.StatusAliveKey {
+			continue
+		}
 		entry, err := kv.Get(f.t.Context(), key)
 		if err != nil {
 			continue // it has just gone
@@ -201,6 +204,31 @@ func TestStatusBucket(t *testing.T) {
 	f.waitHeld(map[string]string{"default.srv1": "healthy"})
 	f.probe(1, "C")
 	f.waitHeld(map[string]string{"default.srv1": "critical"})
+}
+
+// TestStatusBucketIsVouchedFor: as long as somebody leads it says so in the bucket, and nobody else does.
+func TestStatusBucketIsVouchedFor(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	bucket, err := f.conn.StatusBucket(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	revision := func() uint64 {
+		entries, err := bucket.List(t.Context(), bus.StatusAliveKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return entries[bus.StatusAliveKey].Revision
+	}
+	stop := f.start(f.alerter("one", ""))
+	wait(t, "the word of who leads", func() bool { return revision() > 0 })
+	before := revision()
+	wait(t, "the word said again", func() bool { return revision() > before })
+	stop()
+	before = revision()
+	f.start(f.alerter("two", ""))
+	wait(t, "the word of who leads next", func() bool { return revision() > before })
 }
 
 // TestStatusBucketBroken: a bucket that refuses everything stops no alert, and is brought in line when it is back.

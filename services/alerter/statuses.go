@@ -140,8 +140,10 @@ func (s *Service) keepStatuses(ctx context.Context, want *statuses) {
 		}
 	})
 	defer remove()
-	minute := time.NewTicker(statusReconcile)
+	minute, alive := time.NewTicker(statusReconcile), time.NewTicker(bus.StatusAliveEvery)
 	defer minute.Stop()
+	defer alive.Stop()
+	said := time.Time{} // when it was said last that the bucket is kept
 	whole, failing, wait := true, false, retryWaitMin
 	for {
 		select {
@@ -152,9 +154,16 @@ func (s *Service) keepStatuses(ctx context.Context, want *statuses) {
 			whole = true
 		case <-minute.C:
 			whole = true
+		case <-alive.C:
 		}
 		for ctx.Err() == nil && want.isWhole() {
 			err := s.writeStatuses(ctx, want, whole)
+			// Not with every change, and not before what it vouches for.
+			if now := time.Now(); err == nil && (whole || now.Sub(said) >= bus.StatusAliveEvery/2) {
+				if err = s.sayStatusesKept(ctx, now); err == nil {
+					said = now
+				}
+			}
 			if err == nil {
 				if failing {
 					s.log.Info("server states written again")
@@ -177,6 +186,20 @@ func (s *Service) keepStatuses(ctx context.Context, want *statuses) {
 			wait = min(2*wait, retryWaitMax)
 		}
 	}
+}
+
+// sayStatusesKept says that the bucket is as the fold knows it, now.
+func (s *Service) sayStatusesKept(ctx context.Context, now time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	bucket, err := s.bus.StatusBucket(ctx)
+	if err != nil {
+		return fmt.Errorf("say that server states are kept: %w", err)
+	}
+	if err := bucket.Put(ctx, bus.StatusAliveKey, &picketv1.ServerStatus{Since: timestamppb.New(now)}); err != nil {
+		return fmt.Errorf("say that server states are kept: %w", err)
+	}
+	return nil
 }
 
 // writeStatuses writes what changed, or whatever differs when whole is set.
@@ -223,7 +246,7 @@ func listStatuses(ctx context.Context, bucket *bus.Bucket) (map[string]*picketv1
 	}
 	held := make(map[string]*picketv1.ServerStatus, len(entries))
 	for key, entry := range entries {
-		if entry.Deleted {
+		if entry.Deleted || key == bus.StatusAliveKey {
 			continue
 		}
 		status := &picketv1.ServerStatus{}

@@ -11,14 +11,25 @@ import (
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
-// reopenWait is the pause before a bucket that could not be opened is tried again.
-const reopenWait = time.Second
+const (
+	// reopenWait is the pause before a bucket that could not be opened is tried again.
+	reopenWait = time.Second
+	// statesFor is how long the states are believed after the alerter has vouched for them last. When none runs, nobody
+	// says that a server is back: then all are collected from, rather than some never again.
+	statesFor = 4 * bus.StatusAliveEvery
+)
 
 // states knows which servers are down, as the alerter says. It is safe for concurrent use.
 type states struct {
 	mu   sync.RWMutex
 	down map[string]*picketv1.ServerStatus // by key of the bucket: critical and unreachable ones alone
+
+	vouched  time.Time // when the alerter was heard to vouch for them last, by the clock of here
+	revision uint64    // of that entry
 }
+
+// believed reports whether the alerter still keeps the states; the caller holds the lock.
+func (s *states) believed() bool { return time.Since(s.vouched) < statesFor }
 
 // skip says whether a server is to be left alone, and in a word why. One that nobody knows anything of is not: figures of
 // a server that was never seen healthy are as good as any.
@@ -26,7 +37,7 @@ func (s *states) skip(org, server string) (reason string, skip bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	status, down := s.down[bus.StatusKey(org, server)]
-	if !down {
+	if !down || !s.believed() {
 		return "", false
 	}
 	return health.Word(status.GetStatus()), true
@@ -36,6 +47,9 @@ func (s *states) skip(org, server string) (reason string, skip bool) {
 func (s *states) skipped() int {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
+	if !s.believed() {
+		return 0
+	}
 	return len(s.down)
 }
 
@@ -44,8 +58,17 @@ func (s *states) skipped() int {
 func (s *states) apply(batch []bus.Entry, complete bool, log *slog.Logger) (back []*picketv1.ServerStatus) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.vouched.IsZero() {
+		s.vouched = time.Now() // how old the word is that is in the bucket already, nobody here knows
+	}
 	here := make(map[string]bool, len(batch))
 	for _, entry := range batch {
+		if entry.Key == bus.StatusAliveKey {
+			if !entry.Deleted && entry.Revision != s.revision {
+				s.vouched, s.revision = time.Now(), entry.Revision
+			}
+			continue
+		}
 		here[entry.Key] = !entry.Deleted
 		status := &picketv1.ServerStatus{}
 		if !entry.Deleted {
