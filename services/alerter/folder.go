@@ -39,9 +39,10 @@ type folder struct {
 	stored      time.Time // when the last snapshot began
 	saving      chan saved
 
-	traces    traces
-	statuses  *statuses     // told after a commit what servers read like
-	committed chan struct{} // told after a commit with transitions; holds one
+	certificates certificates
+	traces       traces
+	statuses     *statuses     // told after a commit what servers read like
+	committed    chan struct{} // told after a commit with transitions; holds one
 }
 
 // saved is the outcome of a snapshot, which is written while folding goes on.
@@ -111,6 +112,9 @@ func (f *folder) step(msg *bus.Msg) {
 	f.eventAt = msg.Time
 	if skip != "" {
 		out.Skip = skip
+	}
+	if out.Skip == "" {
+		f.certificates.saw(payload)
 	}
 	for _, gap := range out.Gaps {
 		f.s.log.Warn("part of the event stream was not seen", "reason", gap.Reason, "from_seq", gap.FromSeq, "to_seq", gap.ToSeq,

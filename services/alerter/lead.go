@@ -37,6 +37,7 @@ func (s *Service) lead(ctx context.Context, lease store.Lease) error {
 	group.Go(func() error { return s.publish(work, lease, f) })
 	group.Go(func() error { return s.watchStream(work, memory.Cursor.Epoch) })
 	group.Go(func() error { s.keepStatuses(work, f.statuses); return nil })
+	group.Go(func() error { s.showCertificates(work, &f.certificates); return nil })
 	group.Go(func() error {
 		err := s.bus.Follow(work, bus.FollowOptions{
 			Stream: bus.StreamEvents, From: seq + 1, MaxBatch: batchEvents, MaxWait: batchWait, Handle: f.handle,

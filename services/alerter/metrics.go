@@ -20,6 +20,8 @@ type metrics struct {
 	timeToOpen  prometheus.Histogram
 	commit      prometheus.Histogram
 	lag, leader prometheus.Gauge
+	notAfter    *prometheus.GaugeVec // without labels: a vector can be empty
+	expiring    *prometheus.GaugeVec
 	statuses    prometheus.Counter
 	statusFails prometheus.Counter
 }
@@ -53,6 +55,13 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 			Name: "fleet_alerter_leader", Help: "1 while this alerter folds, 0 while it waits for its turn.",
 		}),
 	}
+	m.notAfter = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "fleet_certificate_not_after_timestamp_seconds",
+		Help: "When the first certificate of the fleet's targets ends; only the alerter that folds has it, and only when one was seen.",
+	}, nil)
+	m.expiring = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "fleet_certificates_expiring", Help: "Certificates of the fleet's targets that end within a time, ended ones included; only the alerter that folds has it.",
+	}, []string{"within"})
 	m.statuses = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "fleet_alerter_statuses_written_total", Help: "Entries written to and removed from the bucket picket_status.",
 	})
@@ -62,7 +71,8 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 	return m, errors.Join(
 		register(registry, &m.active), register(registry, &m.transitions), register(registry, &m.skipped),
 		register(registry, &m.events), register(registry, &m.timeToOpen), register(registry, &m.commit),
-		register(registry, &m.lag), register(registry, &m.leader), register(registry, &m.statuses), register(registry, &m.statusFails))
+		register(registry, &m.lag), register(registry, &m.leader), register(registry, &m.statuses), register(registry, &m.statusFails),
+		register(registry, &m.notAfter), register(registry, &m.expiring))
 }
 
 // register keeps the collector of an earlier life of the service, so that counters survive its restart.
@@ -106,5 +116,7 @@ func (m *metrics) count(counts map[fold.Count]int) {
 func (m *metrics) standby() {
 	m.leader.Set(0)
 	m.lag.Set(0)
+	m.notAfter.Reset()
+	m.expiring.Reset()
 	m.active.Reset()
 }
