@@ -44,19 +44,29 @@ type Cost struct {
 }
 
 // costsSQL adds up increases of llm_cost_usd, see Counter: what was spent between two readings belongs to the day of the
-// later one. Locations read the same meter, so that the one which saw most of a day counts.
+// later one. The reading before the first day is mostly of the day before, and looked for farther back only where it is
+// not. Locations read the same meter, so that the one which saw most of a day counts.
 const costsSQL = `
-WITH running AS (
-    SELECT org, server_id, check_id, location, bucket,
-           picket_counters(llm_cost_usd) OVER (PARTITION BY server_id, check_id, location ORDER BY bucket) AS run
-    FROM server_metrics_1d_sums
-    WHERE ($1 = '' OR org = $1) AND bucket >= $2::timestamptz - interval '31 days' AND bucket < $3 AND llm_cost_usd IS NOT NULL),
-added AS (
-    SELECT *, run[3] - coalesce(lag(run[3]) OVER (PARTITION BY server_id, check_id, location ORDER BY bucket), 0) AS usd FROM running),
+WITH near AS (
+    SELECT * FROM server_cost_steps
+    WHERE ($1 = '' OR org = $1) AND at >= $2::timestamptz - interval '1 day' AND at < $3),
+alone AS (
+    SELECT check_id, location FROM near GROUP BY check_id, location HAVING min(at) >= $2),
+far AS (
+    SELECT DISTINCT ON (s.check_id, s.location) s.* FROM server_cost_steps s JOIN alone USING (check_id, location)
+    WHERE ($1 = '' OR s.org = $1) AND s.at >= $2::timestamptz - interval '31 days' AND s.at < $2::timestamptz - interval '1 day'
+    ORDER BY s.check_id, s.location, s.at DESC),
+steps AS (
+    SELECT *, lag(cost[2]) OVER (PARTITION BY check_id, location ORDER BY at) AS before
+    FROM (SELECT * FROM near UNION ALL SELECT * FROM far) readings),
 meters AS (
-    SELECT org, server_id, check_id, bucket, max(usd) AS usd FROM added WHERE bucket >= $2 GROUP BY org, server_id, check_id, bucket),
+    SELECT org, server_id, check_id, location, date_bin(interval '1 day', at, timestamptz '2000-01-01 00:00:00+00') AS bucket,
+           sum(cost[3] + CASE WHEN before IS NULL THEN 0 ELSE picket_increase(before, cost[1]) END) AS usd
+    FROM steps WHERE at >= $2 GROUP BY org, server_id, check_id, location, bucket),
+checked AS (
+    SELECT org, server_id, check_id, bucket, max(usd) AS usd FROM meters GROUP BY org, server_id, check_id, bucket),
 spent AS (
-    SELECT org, server_id, bucket, sum(usd) AS usd FROM meters GROUP BY org, server_id, bucket)
+    SELECT org, server_id, bucket, sum(usd) AS usd FROM checked GROUP BY org, server_id, bucket)
 `
 
 // Costs returns what servers spent by llm_cost_usd, in the order of organization, name and day. What was never reported

@@ -108,9 +108,12 @@ func (s *Store) ListServers(ctx context.Context, q ServerQuery) (servers []Serve
 	return servers, total, nil
 }
 
+// uuidForm is what the text of a UUID is. An id is compared as what it is, since no index leads to its text.
+const uuidForm = `'^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'`
+
 // whereServer finds a living server by its id, or by its name when there is no such id.
 const whereServer = `
-WHERE s.org = $1 AND s.removed_at IS NULL AND (s.name = $2 OR s.id::text = $2)
+WHERE s.org = $1 AND s.removed_at IS NULL AND (s.name = $2 OR s.id = CASE WHEN $2 ~ ` + uuidForm + ` THEN $2::text::uuid END)
 ORDER BY s.id::text = $2 DESC LIMIT 1`
 
 // Server returns a server by id or name, with its checks, which have no schedules here. The error matches [ErrNotFound].
@@ -160,7 +163,8 @@ func (s *Store) DeclaredServers(ctx context.Context, org string, idsOrNames ...s
 			return err
 		}
 		rows, err := tx.Query(ctx, serverColumns+`
-			WHERE s.org = $1 AND s.removed_at IS NULL AND (s.name = ANY ($2) OR s.id::text = ANY ($2))
+			WHERE s.org = $1 AND s.removed_at IS NULL AND (s.name = ANY ($2) OR s.id = ANY (ARRAY(
+			    SELECT CASE WHEN x ~ `+uuidForm+` THEN x::uuid END FROM unnest($2::text[]) x)))
 			ORDER BY s.name`, org, idsOrNames)
 		if err != nil {
 			return err
