@@ -57,7 +57,7 @@ far AS (
     WHERE ($1 = '' OR s.org = $1) AND s.at >= $2::timestamptz - interval '31 days' AND s.at < $2::timestamptz - interval '1 day'
     ORDER BY s.check_id, s.location, s.at DESC),
 steps AS (
-    SELECT *, lag(cost[2]) OVER (PARTITION BY check_id, location ORDER BY at) AS before
+    SELECT *, lag(cost[2]) OVER (PARTITION BY org, server_id, check_id, location ORDER BY at) AS before
     FROM (SELECT * FROM near UNION ALL SELECT * FROM far) readings),
 meters AS (
     SELECT org, server_id, check_id, location, date_bin(interval '1 day', at, timestamptz '2000-01-01 00:00:00+00') AS bucket,
@@ -93,23 +93,32 @@ func (s *Store) Costs(ctx context.Context, q CostQuery) ([]Cost, error) {
 	default:
 		return nil, fmt.Errorf("%w: costs by %q", ErrQuery, q.By)
 	}
-	ctx, cancel := context.WithTimeout(ctx, TxTimeout)
-	defer cancel()
-	rows, err := s.pool.Query(ctx, costsSQL+`SELECT spent.org, `+key+`, `+name+`, `+day+` AS day, trim_scale(sum(usd))::text
-		FROM spent `+join+` GROUP BY 1, 2, 3, 4 ORDER BY 1, 3, 2, 4`, q.Org, from, to)
-	if err != nil {
-		return nil, fmt.Errorf("read costs: %w", err)
-	}
-	costs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Cost, error) {
-		var c Cost
-		var day *time.Time
-		var usd string
-		err := row.Scan(&c.Org, &c.Key, &c.Name, &day, &usd)
-		c.Day, c.USD = fromNull(day), json.Number(usd)
-		return c, err
+	var costs []Cost
+	err := InTx(ctx, s, 0, func(ctx context.Context, tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, manyRowsSQL); err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, costsSQL+`SELECT spent.org, `+key+`, `+name+`, `+day+` AS day, trim_scale(sum(usd))::text
+			FROM spent `+join+` GROUP BY 1, 2, 3, 4 ORDER BY 1, 3, 2, 4`, q.Org, from, to)
+		if err != nil {
+			return err
+		}
+		costs, err = pgx.CollectRows(rows, scanCost)
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read costs: %w", err)
 	}
 	return costs, nil
+}
+
+func scanCost(row pgx.CollectableRow) (Cost, error) {
+	var (
+		c   Cost
+		day *time.Time
+		usd string
+	)
+	err := row.Scan(&c.Org, &c.Key, &c.Name, &day, &usd)
+	c.Day, c.USD = fromNull(day), json.Number(usd)
+	return c, err
 }

@@ -145,12 +145,12 @@ type Summary struct {
 // summarySQL decides about freshness now: a server is stale when none of its checks was looked at within three intervals
 // and a time-out; the writer needs up to 15 seconds to say so.
 const summarySQL = `
-WITH servers AS (
-    SELECT s.*, coalesce(bool_or(k.checked_at > clock_timestamp() - (3 * c.interval_ms + c.timeout_ms + 15000) * interval '1 millisecond'), false) AS fresh
-    FROM managed_servers s
-    LEFT JOIN checks c ON c.server_id = s.id AND c.enabled
-    LEFT JOIN check_states k ON k.check_id = c.id
-    WHERE s.org = $1 AND s.removed_at IS NULL GROUP BY s.id),
+WITH fresh AS MATERIALIZED (
+    SELECT DISTINCT c.server_id FROM check_states k JOIN checks c ON c.id = k.check_id
+    WHERE k.org = $1 AND c.enabled AND k.checked_at > clock_timestamp() - (3 * c.interval_ms + c.timeout_ms + 15000) * interval '1 millisecond'),
+servers AS (
+    SELECT s.lifecycle, s.health_status, s.region, s.last_health_check_at, f.server_id IS NOT NULL AS fresh
+    FROM managed_servers s LEFT JOIN fresh f ON f.server_id = s.id WHERE s.org = $1 AND s.removed_at IS NULL),
 counted AS (
     SELECT count(*) AS total, count(*) FILTER (WHERE lifecycle = 'active') AS active,
            count(*) FILTER (WHERE lifecycle = 'maintenance') AS maintenance, count(*) FILTER (WHERE lifecycle = 'inactive') AS inactive,

@@ -21,6 +21,9 @@ const (
 	rollupBuckets = 12
 )
 
+// manyRowsSQL lets a transaction sort the rows of a whole fleet in memory.
+const manyRowsSQL = `SET LOCAL work_mem = '64MB'`
+
 // rollup is one step from smaller buckets, or rows, to larger ones. In the order of the list each is made of what the
 // ones before have stored.
 type rollup struct {
@@ -117,7 +120,7 @@ func (s *Store) rollOnce(ctx context.Context, lease Lease, r rollup, now time.Ti
 	}
 	for attempt := 1; ; attempt++ {
 		err = InTx(ctx, s, rollupTimeout, func(ctx context.Context, tx pgx.Tx) error {
-			if _, err := tx.Exec(ctx, fmt.Sprintf(`SET LOCAL statement_timeout = %d`, rollupTimeout.Milliseconds())); err != nil {
+			if _, err := tx.Exec(ctx, fmt.Sprintf(`SET LOCAL statement_timeout = %d;`, rollupTimeout.Milliseconds())+manyRowsSQL); err != nil {
 				return err
 			}
 			return work(ctx, tx)

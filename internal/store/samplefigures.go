@@ -36,11 +36,11 @@ const figuresSQL = `
 SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()),
        pg_database_size(current_database()),
        (SELECT count(*) FROM alert_outbox),
-       count(*) FILTER (WHERE seen), count(*) FILTER (WHERE NOT seen)
-FROM (SELECT coalesce(s.last_seen_at >= $1::timestamptz - greatest(interval '5 minutes', 3 * k.shortest), false) AS seen
+       count(*) FILTER (WHERE seen), count(*) FILTER (WHERE seen IS NOT TRUE)
+FROM (SELECT s.last_seen_at >= $1::timestamptz - greatest(interval '5 minutes', 3 * k.shortest * interval '1 millisecond') AS seen
       FROM managed_servers s
-      LEFT JOIN LATERAL (SELECT min(interval_ms) * interval '1 millisecond' AS shortest FROM checks
-                         WHERE server_id = s.id AND enabled AND removed_at IS NULL) k ON true
+      LEFT JOIN (SELECT server_id, min(interval_ms) AS shortest FROM checks WHERE enabled AND removed_at IS NULL GROUP BY server_id) k
+        ON k.server_id = s.id
       WHERE s.removed_at IS NULL AND s.lifecycle <> 'inactive') seen`
 
 // Figures reads them now.

@@ -73,6 +73,8 @@ func prepare(config *pgx.ConnConfig) {
 		config.RuntimeParams["application_name"] = "picket"
 	}
 	config.RuntimeParams["timezone"] = "UTC"
+	// Our statements are short, and partitions make them look long: compiling one took longer than running it.
+	config.RuntimeParams["jit"] = "off"
 }
 
 // Close gives all connections back. It waits for those in use.
