@@ -6,8 +6,8 @@ import (
 )
 
 const (
-	// leastBetween is the least time over which a rate means something.
-	leastBetween = time.Second
+	// LeastBetween is the least time over which a rate means something.
+	LeastBetween = time.Second
 	// MostBetween is how old the collection before may be: a rate over longer says nothing of now.
 	MostBetween = 10 * time.Minute
 	// maxCounters bounds what is remembered of one server; what is beyond has no rate.
@@ -55,7 +55,7 @@ func (m *Mapping) Figures(series []Series, counters *Counters, now time.Duration
 
 	counters.mu.Lock()
 	defer counters.mu.Unlock()
-	if between := now - counters.at; counters.values != nil && between >= leastBetween && between <= MostBetween {
+	if between := now - counters.at; counters.values != nil && between >= LeastBetween && between <= MostBetween {
 		e.before, e.between = counters.values, between
 	}
 	e.after = map[string]float64{}
@@ -72,7 +72,7 @@ func (m *Mapping) Figures(series []Series, counters *Counters, now time.Duration
 			figures.Empty = append(figures.Empty, r.name)
 		}
 	}
-	if counters.values == nil || now-counters.at >= leastBetween {
+	if counters.values == nil || now-counters.at >= LeastBetween {
 		counters.at, counters.values = now, e.after
 	}
 	return figures

@@ -62,7 +62,7 @@ func (k *Ticker) runNow(ctx context.Context, request *picketv1.RunRequest) *pick
 	}
 	defer k.asked.end(t.id)
 	started := k.clock.Now()
-	outcome := k.run(ctx, t)
+	outcome := k.run(context.WithValue(ctx, onDemandKey{}, true), t)
 	if outcome.Result.GetStatus() == picketv1.Status_STATUS_UNKNOWN {
 		switch ctx.Err() {
 		case nil:

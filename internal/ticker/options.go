@@ -85,6 +85,12 @@ type Options struct {
 	Words Words
 }
 
+type onDemandKey struct{}
+
+// OnDemand reports whether the run whose context this is was asked for, by somebody
+// who waits for what comes of it.
+func OnDemand(ctx context.Context) bool { return ctx.Value(onDemandKey{}) != nil }
+
 func failed(reason, message string) Outcome {
 	return Outcome{Result: &picketv1.ProbeResult{Status: picketv1.Status_STATUS_UNKNOWN, Reason: reason, Message: message}}
 }

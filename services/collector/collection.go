@@ -59,10 +59,30 @@ func (s *Service) build(scheduled *picketv1.ScheduledCheck) (ticker.Runner, erro
 	return c, nil
 }
 
-// Run implements ticker.Runner: it collects once. What could be read is published also when not all could.
+// needsTwo is what is said of an answer to somebody who waits when there was no time for the second.
+const needsTwo = "what is a rate needs two collections a second apart, and there was no time for the second"
+
+// Run implements ticker.Runner: it collects once. What could be read is published also when not all could. Who asks for
+// a collection may ask a process that has not collected from the server before, or has just now: it collects twice then,
+// so that the rates are there.
 func (c *collection) Run(ctx context.Context) ticker.Outcome {
-	start := time.Now()
 	asked := c.service.mono()
+	outcome, waiting := c.collect(ctx, asked)
+	if !waiting || !ticker.OnDemand(ctx) {
+		return outcome
+	}
+	pause := metric.LeastBetween - (c.service.mono() - asked)
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < pause+metric.LeastBetween/2 || !sleep(ctx, pause) {
+		outcome.Result.Message = needsTwo
+		return outcome
+	}
+	outcome, _ = c.collect(ctx, c.service.mono())
+	return outcome
+}
+
+// collect collects once. waiting says that some figures need a second collection.
+func (c *collection) collect(ctx context.Context, asked time.Duration) (outcome ticker.Outcome, waiting bool) {
+	start := time.Now()
 	answer, release, err := c.service.fetcher.fetch(ctx, c.target)
 	defer release()
 	c.service.metrics.bytes.Add(float64(answer.size))
@@ -71,17 +91,16 @@ func (c *collection) Run(ctx context.Context) ticker.Outcome {
 	if verdict.Status == picketv1.Status_STATUS_HEALTHY {
 		found, verdict = c.read(ctx, answer, asked)
 	}
-	result := &picketv1.ProbeResult{
+	outcome.Result = &picketv1.ProbeResult{
 		Kind: catalog.KindMetrics, LatencyUs: time.Since(start).Microseconds(), HttpStatus: int32(answer.code),
 		Status: verdict.Status, Reason: verdict.Reason, Message: verdict.Message,
 	}
-	outcome := ticker.Outcome{Result: result}
 	if len(found.values)+len(found.extra) > 0 {
 		c.service.metrics.figures.Add(float64(len(found.values)))
 		batch := &picketv1.MetricBatch{Values: found.values, Extra: string(found.extra)}
 		outcome.Messages = []bus.Message{{Payload: batch}}
 	}
-	return outcome
+	return outcome, found.waiting && verdict.Status == picketv1.Status_STATUS_HEALTHY
 }
 
 // judge is the verdict on an answer before it is read.
@@ -102,6 +121,8 @@ func (c *collection) judge(ctx context.Context, a answer, err error) health.Outc
 type figures struct {
 	values map[string]float64
 	extra  []byte
+	// waiting says that there are more, which need a second collection.
+	waiting bool
 }
 
 // read makes figures of an answer. Only as many are read at a time as there are processors: what reading takes besides
@@ -116,13 +137,12 @@ func (c *collection) read(ctx context.Context, a answer, asked time.Duration) (f
 	var found figures
 	var faults []string
 	var err error
-	waiting := false
 	if c.isJSON(a) {
 		var reading scrape.Reading
 		reading, err = scrape.JSON(a.body)
-		found, faults = figures{reading.Values, reading.Extra}, reading.Faults
+		found, faults = figures{values: reading.Values, extra: reading.Extra}, reading.Faults
 	} else {
-		found.values, faults, waiting, err = c.readText(a, asked)
+		found.values, faults, found.waiting, err = c.readText(a, asked)
 	}
 	switch {
 	case errors.Is(err, scrape.ErrTooManySeries):
@@ -131,7 +151,7 @@ func (c *collection) read(ctx context.Context, a answer, asked time.Duration) (f
 		return figures{}, health.CollectionFault(health.ReasonBadMetrics, "the answer is "+err.Error())
 	case len(faults) > 0:
 		return found, health.CollectionFault(health.ReasonBadMetrics, strings.Join(faults, "; "))
-	case len(found.values)+len(found.extra) == 0 && !waiting:
+	case len(found.values)+len(found.extra) == 0 && !found.waiting:
 		return found, health.CollectionFault(health.ReasonNoFigures, c.nothing())
 	}
 	return found, health.Outcome{Status: picketv1.Status_STATUS_HEALTHY}

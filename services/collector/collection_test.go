@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -147,7 +148,7 @@ func TestVerdicts(t *testing.T) {
 			if got != test.want {
 				t.Errorf("got  %s\nwant %s", got, test.want)
 			}
-			if !s.fetcher.long.TryAcquire(int64(s.cfg.BodyMemory)) {
+			if !allRoom(s) {
 				t.Error("room for long answers was not given back")
 			}
 		})
@@ -229,7 +230,7 @@ func TestGzip(t *testing.T) {
 			}
 		}
 	}
-	if !s.fetcher.long.TryAcquire(int64(s.cfg.BodyMemory)) {
+	if !allRoom(s) {
 		t.Error("room for long answers was not given back")
 	}
 }
@@ -237,7 +238,7 @@ func TestGzip(t *testing.T) {
 // Many long answers at a time wait for room, and who gets none in time says that the fault is ours.
 func TestLongAnswersWaitForRoom(t *testing.T) {
 	t.Parallel()
-	server := serve(t, body("application/json", `{"a": 1`+strings.Repeat(" ", 500_000)+`}`))
+	server := serve(t, body("application/json", `{"a": 1`+strings.Repeat(" ", 900_000)+`}`))
 	s := alone(t, func(c *Config) { c.BodyLimit, c.BodyMemory = 1<<20, 1<<20 })
 	runner := compile(t, s, scheduled(&picketv1.MetricsSpec{Url: server.URL}))
 	if !s.fetcher.long.TryAcquire(1) {
@@ -251,6 +252,47 @@ func TestLongAnswersWaitForRoom(t *testing.T) {
 	s.fetcher.long.Release(1)
 	if result, _ := collect(t, runner); result.GetStatus() != picketv1.Status_STATUS_HEALTHY {
 		t.Errorf("%v", result)
+	}
+}
+
+// allRoom takes all that there is for long answers, if nobody has any.
+func allRoom(s *Service) bool {
+	medium := max(mediumBody, s.cfg.BodyMemory/4)
+	return s.fetcher.medium.TryAcquire(int64(medium)) && s.fetcher.long.TryAcquire(int64(max(s.cfg.BodyLimit, s.cfg.BodyMemory-s.cfg.BodyMemory/4)))
+}
+
+// Servers whose answers never end take the room for very long ones, and none from those whose answers are as long as
+// exporters' usually are.
+func TestEndlessAnswersKeepNobodyWaiting(t *testing.T) {
+	t.Parallel()
+	s := alone(t, defaults)
+	hostile, over := context.WithTimeout(t.Context(), time.Minute)
+	reading := make(chan struct{}, 64)
+	endless := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = w.Write(make([]byte, 2*mediumBody)) // the client is gone when it fails
+		w.(http.Flusher).Flush()
+		reading <- struct{}{}
+		<-r.Context().Done()
+	})
+	var asking sync.WaitGroup
+	for range cap(reading) / 2 {
+		runner := compile(t, s, scheduled(&picketv1.MetricsSpec{Url: endless.URL}))
+		asking.Go(func() { runner.Run(hostile) })
+	}
+	for range cap(reading) / 2 {
+		<-reading
+	}
+	usual := serve(t, body("application/json", `{"cpu_percent": 1`+strings.Repeat(" ", 200_000)+`}`))
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	result := compile(t, s, scheduled(&picketv1.MetricsSpec{Url: usual.URL})).Run(ctx).Result
+	over()
+	asking.Wait()
+	if result.GetStatus() != picketv1.Status_STATUS_HEALTHY {
+		t.Errorf("%v", result)
+	}
+	if !allRoom(s) {
+		t.Error("room was not given back")
 	}
 }
 

@@ -160,6 +160,39 @@ func TestCollectsOnDemand(t *testing.T) {
 	})
 }
 
+// Whatever replica is asked, and whenever, rates are in the answer: none has collected from this server before.
+func TestCollectsRatesOnDemand(t *testing.T) {
+	t.Parallel()
+	conn := connect(t)
+	var requests atomic.Int64
+	server := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = fmt.Fprintf(w, "# TYPE requests_total counter\nrequests_total %d\n", 1000*requests.Add(1)) // the client is gone when it fails
+	})
+	check := scheduled(&picketv1.MetricsSpec{
+		Url: server.URL, Rules: []*picketv1.MetricRule{{Name: "requests", Series: "requests_total", Rate: true}},
+	})
+	check.Check.TimeoutMs = 5_000
+	put(t, conn, check)
+	start(t, conn, "collector-a", defaults)
+	start(t, conn, "collector-b", defaults)
+	ask := func() (reply *picketv1.RunReply, err error) {
+		ctx, cancel := context.WithTimeout(t.Context(), wait)
+		defer cancel()
+		reply = &picketv1.RunReply{}
+		return reply, conn.Request(ctx, "collector", "local", &picketv1.RunRequest{CheckId: check.GetCheck().GetId(), Actor: "me"}, reply)
+	}
+	until(t, func() bool { _, err := ask(); return err == nil })
+	for range 8 {
+		reply, err := ask()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if reply.GetMetrics().GetValues()["requests"] <= 0 {
+			t.Errorf("%v", reply)
+		}
+	}
+}
+
 // A server that is down is left alone, with a marker for each tick; one that comes back is collected from at once.
 func TestLeavesServersAloneThatAreDown(t *testing.T) {
 	t.Parallel()

@@ -25,8 +25,10 @@ import (
 )
 
 const (
-	// smallBody is what an answer may take without asking for room: most are smaller.
-	smallBody = 64 << 10
+	// smallBody is what an answer may take without asking for room: most are smaller. Up to mediumBody there is room of its
+	// own, a quarter of the memory, so that a few servers that never end cannot keep the usual exporters waiting.
+	smallBody  = 64 << 10
+	mediumBody = 512 << 10
 	// mostDiscarded is what is read of an answer that is not looked at, so that its connection can be used again.
 	mostDiscarded = 64 << 10
 	// dialTimeout bounds a connection that a request has given up on.
@@ -42,8 +44,9 @@ var errTooLarge = errors.New("answer too large")
 type fetcher struct {
 	shared    *http.Transport
 	bodyLimit int
-	// long is the memory for answers beyond smallBody.
-	long      *semaphore.Weighted
+	// medium is the memory for answers beyond smallBody, long that for those beyond mediumBody.
+	medium, long *semaphore.Weighted
+
 	userAgent string
 
 	unzippers sync.Pool // of *gzip.Reader
@@ -59,7 +62,8 @@ type fetcher struct {
 func newFetcher(bodyLimit, bodyMemory, maxIdle int, version string) *fetcher {
 	return &fetcher{
 		shared: newTransport(maxIdle), bodyLimit: bodyLimit,
-		long:      semaphore.NewWeighted(int64(bodyMemory)),
+		medium:    semaphore.NewWeighted(int64(max(mediumBody, bodyMemory/4))),
+		long:      semaphore.NewWeighted(int64(max(bodyLimit, bodyMemory-bodyMemory/4))),
 		userAgent: "picket/" + version,
 		own:       map[weak.Pointer[http.Transport]]struct{}{}, sweepAt: 64,
 	}
@@ -233,14 +237,27 @@ func (f *fetcher) read(ctx context.Context, r io.Reader, encoding string) (body 
 		return nil, release, fmt.Errorf("malformed answer: content encoding %.40q was not asked for", encoding)
 	}
 	body, err = appendAll(nil, r, min(smallBody, f.bodyLimit))
-	if !errors.Is(err, errTooLarge) || f.bodyLimit <= smallBody {
-		return body, release, err
+	held := map[*semaphore.Weighted]int64{}
+	release = func() {
+		for room, size := range held {
+			room.Release(size)
+		}
 	}
-	if err := f.long.Acquire(ctx, int64(f.bodyLimit)); err != nil {
-		return nil, release, fmt.Errorf("%w: no room for another long answer", health.ErrOwnFault)
+	for _, more := range []struct {
+		room  *semaphore.Weighted
+		limit int
+	}{{f.medium, min(mediumBody, f.bodyLimit)}, {f.long, f.bodyLimit}} {
+		if !errors.Is(err, errTooLarge) || len(body) > more.limit {
+			break
+		}
+		// Nobody who has long room waits for any other, so that all who wait get theirs.
+		if err := more.room.Acquire(ctx, int64(more.limit)); err != nil {
+			return nil, release, fmt.Errorf("%w: no room for another long answer", health.ErrOwnFault)
+		}
+		held[more.room] = int64(more.limit)
+		body, err = appendAll(body, r, more.limit)
 	}
-	body, err = appendAll(body, r, f.bodyLimit)
-	return body, func() { f.long.Release(int64(f.bodyLimit)) }, err
+	return body, release, err
 }
 
 func (f *fetcher) unzipper(r io.Reader) (*gzip.Reader, error) {
