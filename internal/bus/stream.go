@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -84,6 +85,7 @@ func streams(limits StreamLimits) []jetstream.StreamConfig {
 	work.Retention = jetstream.WorkQueuePolicy
 	// A full queue must say no: work that is thrown away silently is lost.
 	work.Discard = jetstream.DiscardNew
+	// The events first: how much room they get is how much the others get.
 	return []jetstream.StreamConfig{
 		stream(StreamEvents, limits.MaxBytes, EventAge,
 			"picket.*.probe.>", "picket.*.catalog.>", "picket.*.command.>", ClockSubject),
@@ -100,21 +102,26 @@ func streams(limits StreamLimits) []jetstream.StreamConfig {
 // differ is updated. It is idempotent and every service calls it at its start.
 // Where that is left to another service, what is missing is ErrNotProvisioned.
 func (c *Conn) EnsureStreams(ctx context.Context, limits StreamLimits) error {
-	for _, want := range streams(limits) {
-		if err := c.ensureStream(ctx, want); err != nil {
+	if err := c.ensureBuckets(ctx); err != nil {
+		return err
+	}
+	all := streams(limits)
+	for _, want := range all {
+		if err := c.ensureStream(ctx, want, all); err != nil {
 			return err
 		}
 	}
-	return c.ensureBuckets(ctx)
+	return nil
 }
 
 // RestoreStreams creates the streams and buckets that somebody deleted since EnsureStreams, and touches no other.
 func (c *Conn) RestoreStreams(ctx context.Context, limits StreamLimits) error {
-	for _, want := range streams(limits) {
+	all := streams(limits)
+	for _, want := range all {
 		_, err := c.js.Stream(ctx, want.Name)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
 			c.log.Error("stream is gone", "stream", want.Name)
-			err = c.createStream(ctx, want)
+			err = c.createStream(ctx, want, all)
 		}
 		if err != nil {
 			return fmt.Errorf("restore stream %s: %w", want.Name, err)
@@ -123,15 +130,18 @@ func (c *Conn) RestoreStreams(ctx context.Context, limits StreamLimits) error {
 	return c.ensureBuckets(ctx)
 }
 
-func (c *Conn) ensureStream(ctx context.Context, want jetstream.StreamConfig) error {
+func (c *Conn) ensureStream(ctx context.Context, want jetstream.StreamConfig, all []jetstream.StreamConfig) error {
 	existing, err := c.js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return c.createStream(ctx, want)
+		return c.createStream(ctx, want, all)
 	}
 	if err != nil {
 		return fmt.Errorf("look up stream %s: %w", want.Name, err)
 	}
 	have := existing.CachedInfo().Config
+	if own, ok := have.Metadata[ownRoom]; ok && !c.leave {
+		return c.giveBack(ctx, have, own)
+	}
 	if have.Retention == want.Retention && slices.Equal(have.Subjects, want.Subjects) {
 		if have.MaxBytes != want.MaxBytes || have.MaxAge != want.MaxAge || have.Replicas != want.Replicas || have.Discard != want.Discard {
 			c.log.Info("stream keeps the limits set on the server", "stream", want.Name,
@@ -151,22 +161,72 @@ func (c *Conn) ensureStream(ctx context.Context, want jetstream.StreamConfig) er
 	return nil
 }
 
-// createStream takes less room when the server has less to give.
-func (c *Conn) createStream(ctx context.Context, want jetstream.StreamConfig) error {
+// ownRoom is the metadata of the event stream while it holds the room of all streams: the bytes that are its own.
+const ownRoom = "picket-own-room"
+
+// createStream takes less room when the server has less to give. The event stream is made with the room of all that are
+// missing, or with a half, a quarter, … of it, and gives back what is not its own; the others get the same share. So the first
+// leave something for the last, however small the disk is.
+func (c *Conn) createStream(ctx context.Context, want jetstream.StreamConfig, all []jetstream.StreamConfig) error {
 	if c.leave {
 		return fmt.Errorf("stream %s: %w", want.Name, ErrNotProvisioned)
 	}
-	for {
+	if want.Name == StreamEvents {
+		return c.createEvents(ctx, want, all)
+	}
+	events, err := c.js.Stream(ctx, StreamEvents)
+	if err != nil {
+		return fmt.Errorf("look up stream %s: %w", StreamEvents, err)
+	}
+	if have := events.CachedInfo().Config.MaxBytes; have > 0 && have < all[0].MaxBytes {
+		want.MaxBytes = max(1<<20, int64(float64(want.MaxBytes)*float64(have)/float64(all[0].MaxBytes)))
+	}
+	_, err = c.js.CreateStream(ctx, want)
+	if err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+		return fmt.Errorf("create stream %s: %w", want.Name, err)
+	}
+	return nil
+}
+
+func (c *Conn) createEvents(ctx context.Context, want jetstream.StreamConfig, all []jetstream.StreamConfig) error {
+	own, total := want.MaxBytes, want.MaxBytes
+	for _, other := range all[1:] {
+		_, err := c.js.Stream(ctx, other.Name)
+		switch {
+		case errors.Is(err, jetstream.ErrStreamNotFound):
+			total += other.MaxBytes // it has its room still to come
+		case err != nil:
+			return fmt.Errorf("look up stream %s: %w", other.Name, err)
+		}
+	}
+	for ; ; total, own = total/2, own/2 {
+		want.MaxBytes = total
+		want.Metadata = map[string]string{ownRoom: strconv.FormatInt(own, 10)}
 		_, err := c.js.CreateStream(ctx, want)
 		switch {
-		case err == nil, errors.Is(err, jetstream.ErrStreamNameAlreadyInUse):
+		case err == nil:
+			return c.giveBack(ctx, want, want.Metadata[ownRoom])
+		case errors.Is(err, jetstream.ErrStreamNameAlreadyInUse):
 			return nil
-		case outOfRoom(err) && want.MaxBytes/2 >= leastMaxBytes:
-			want.MaxBytes /= 2
-		default:
+		case !outOfRoom(err) || total < leastMaxBytes:
 			return fmt.Errorf("create stream %s: %w", want.Name, err)
 		}
 	}
+}
+
+// giveBack leaves the event stream what is its own. Whoever finds one that holds more does it, since who made it may be
+// gone; done twice it is done once.
+func (c *Conn) giveBack(ctx context.Context, have jetstream.StreamConfig, own string) error {
+	bytes, err := strconv.ParseInt(own, 10, 64)
+	if err != nil || bytes <= 0 {
+		return fmt.Errorf("give back room of stream %s: %q is no number of bytes", have.Name, own)
+	}
+	have.MaxBytes = bytes
+	have.Metadata = nil
+	if _, err := c.js.UpdateStream(ctx, have); err != nil {
+		return fmt.Errorf("give back room of stream %s: %w", have.Name, err)
+	}
+	return nil
 }
 
 // outOfRoom reports the answers to a stream that is larger than the server allows:
