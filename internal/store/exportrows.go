@@ -67,6 +67,9 @@ func ExportColumns(exportType string, filters ExportFilters) ([]ExportColumn, er
 	return source.columns(filters), nil
 }
 
+// exportReader begins the application_name of a session that reads an export; its id and attempt follow.
+const exportReader = "picket export "
+
 // StreamExport calls row with every row of an export, in order and all of one snapshot. It holds one row in memory at a
 // time, and takes as long as row takes and ctx allows. values is used again after row returns. The error of row is
 // returned as it is.
@@ -92,9 +95,11 @@ func (s *Store) StreamExport(ctx context.Context, e Export, row func(values []an
 		}
 	}()
 	// A reader that is slow is not idle, and a long answer is no statement that hangs: the caller's ctx is the limit. One
-	// process reads: several would each hold memory of the server for as long as the slowest reader takes.
+	// process reads: several would each hold memory of the server for as long as the slowest reader takes. The name is for
+	// EndStaleReads.
 	_, err = tx.Exec(ctx, `SELECT set_config('statement_timeout', '0', true), set_config('idle_in_transaction_session_timeout', '5min', true),
-		set_config('max_parallel_workers_per_gather', '0', true)`)
+		set_config('max_parallel_workers_per_gather', '0', true), set_config('application_name', $1, true)`,
+		fmt.Sprintf("%s%s/%d", exportReader, e.ID, e.Attempt))
 	if err != nil {
 		return fmt.Errorf("stream export: %w", err)
 	}

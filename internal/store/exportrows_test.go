@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -311,4 +312,60 @@ func TestExportStopsWithItsCaller(t *testing.T) {
 	if got := len(streamed(t, s, "health_checks", ExportFilters{})); got != 30 {
 		t.Errorf("%d rows afterwards", got) // the pool is whole
 	}
+}
+
+// A reader whose attempt nobody holds keeps no snapshot for ever; one that is held is left alone, however slow it is.
+func TestStaleReadsEnd(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	exportFixture(t, s)
+	held, stale := claimExport(t, s, newExport(t, s).ID), claimExport(t, s, newExport(t, s).ID)
+	var reading sync.WaitGroup
+	at, goOn := make(chan struct{}, 2), make(chan struct{})
+	read := func(claim ExportClaim, err *error) {
+		reading.Go(func() {
+			stopped := false
+			*err = s.StreamExport(t.Context(), claim.Export, func([]any) error {
+				if !stopped {
+					stopped = true
+					at <- struct{}{}
+					<-goOn
+				}
+				return nil
+			})
+		})
+		<-at
+	}
+	var heldErr, staleErr error
+	read(held, &heldErr)
+	read(stale, &staleErr)
+	lapse(t, s, stale.Export.ID)
+	snapshots := func() (n int) {
+		err := s.pool.QueryRow(t.Context(), `
+			SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND starts_with(application_name, $1) AND backend_xmin IS NOT NULL`,
+			exportReader).Scan(&n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := snapshots(); n != 2 {
+		t.Fatalf("%d snapshots are held, want 2", n)
+	}
+	ended, err := s.EndStaleReads(t.Context())
+	if err != nil || ended != 1 {
+		t.Fatalf("%d ended, %v", ended, err)
+	}
+	if n := snapshots(); n != 1 {
+		t.Errorf("%d snapshots are held, want 1", n)
+	}
+	if ended, err := s.EndStaleReads(t.Context()); err != nil || ended != 0 {
+		t.Errorf("%d more ended, %v", ended, err)
+	}
+	close(goOn)
+	reading.Wait()
+	if heldErr != nil {
+		t.Errorf("the one that is held: %v", heldErr)
+	}
+	exec(t, s, `SELECT 1`) // the pool has not kept the session that is gone
 }

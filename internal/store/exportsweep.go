@@ -201,3 +201,20 @@ func (s *Store) ExportKeys(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]
 	}
 	return keys, nil
 }
+
+// EndStaleReads ends the sessions that read for attempts which nobody holds any more, and returns how many. A process that
+// was stopped, or a machine that is frozen, would else keep its snapshot, and with it every row that died since, for ever:
+// while the server waits for the reader to take a row, no time-out of its own ends the session.
+func (s *Store) EndStaleReads(ctx context.Context) (ended int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, TxTimeout)
+	defer cancel()
+	err = s.pool.QueryRow(ctx, `
+		SELECT count(*) FILTER (WHERE pg_terminate_backend(a.pid, 1000)) FROM pg_stat_activity a
+		WHERE a.datname = current_database() AND a.usename = current_user AND starts_with(a.application_name, $1)
+		  AND NOT EXISTS (SELECT FROM export_jobs e WHERE e.status = 'PROCESSING' AND e.lease_until > clock_timestamp()
+		                  AND a.application_name = $1 || e.id::text || '/' || e.attempt::text)`, exportReader).Scan(&ended)
+	if err != nil {
+		return 0, fmt.Errorf("end stale reads of exports: %w", err)
+	}
+	return ended, nil
+}

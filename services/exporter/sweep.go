@@ -78,6 +78,13 @@ func (s *Service) sweepRows(ctx context.Context) error {
 	s.metrics.states.WithLabelValues("processing").Set(float64(processing))
 	s.metrics.stuck.Set(float64(stuck))
 
+	ended, err := s.store.EndStaleReads(ctx)
+	if err != nil {
+		return err
+	}
+	if ended > 0 {
+		s.log.Warn("sessions of ended attempts closed", "sessions", ended)
+	}
 	lost := lostBusy
 	if left, err := s.bus.WorkLeft(ctx, bus.WorkExport); err == nil && left == 0 {
 		lost = lostEmpty
