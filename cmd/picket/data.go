@@ -65,7 +65,7 @@ type resetCommand struct {
 }
 
 func (resetCommand) Help() string {
-	return `Removes results, alerts, streams and the private database under the data directory. A database of
+	return `Removes results, alerts, streams, exports and the private database under the data directory. A database of
 yours (DATABASE_URL and the like) is not touched. picket up must not be running.`
 }
 

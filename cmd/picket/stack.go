@@ -274,7 +274,7 @@ func (p *part) start(ctx context.Context) {
 		service.Supervise(ctx, p.kit, func(ctx context.Context) error {
 			// A run registers its metrics anew, so each has a registry of its own.
 			kit := *p.kit
-			kit.Metrics = prometheus.NewRegistry()
+			kit.Metrics = p.newRegistry()
 			p.mu.Lock()
 			p.registry = kit.Metrics
 			p.mu.Unlock()
@@ -284,6 +284,13 @@ func (p *part) start(ctx context.Context) {
 }
 
 func (p *part) stop() { p.cancel() }
+
+// newRegistry makes the registry of a run: what the part needs is in it from the beginning, as in a process of its own.
+func (p *part) newRegistry() *prometheus.Registry {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(p.kit.Health.Collector())
+	return registry
+}
 
 // gather returns the metrics of all parts and of the process. Parts share names, as replicas of a service do in processes
 // of their own; so each part's carry its name.

@@ -22,7 +22,7 @@ type upCommand struct {
 	Config     string `env:"PICKET_CONFIG" short:"c" type:"path" help:"YAML file with servers and settings (picket.yaml in the working directory when it is there)."`
 	DataDir    string `type:"path" help:"Where everything is kept."`
 	NATSListen string `name:"nats-listen" help:"Address of the NATS server inside (127.0.0.1:4222)."`
-	HTTPListen string `name:"http-listen" help:"Address of /health, /readyz and /metrics (127.0.0.1:9460)."`
+	HTTPListen string `name:"http-listen" help:"Address of the API, /health, /readyz and /metrics (127.0.0.1:9460)."`
 	Demo       bool   `help:"Watch three small local servers too: one healthy, one degraded, one that flips every two minutes."`
 }
 

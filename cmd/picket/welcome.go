@@ -28,57 +28,85 @@ func welcome(out *os.File, st *stack, newToken bool) {
 	if isatty.IsTerminal(out.Fd()) && os.Getenv("NO_COLOR") == "" {
 		bolder = func(text string) string { return "\x1b[1m" + text + "\x1b[0m" }
 	}
-	database := "yours, as configured"
-	if st.postgres != nil {
-		database = "private PostgreSQL, " + psql(st.postgres.BinDir()) + " '" + st.postgres.URL(embedded.DefaultDatabase) + "'"
-	}
-	me := command()
-	flag := ""
-	if st.natsURL() != "nats://"+embedded.DefaultNATSListen {
-		flag = " --nats " + service.Redact(st.natsURL())
-	}
+	_, _ = fmt.Fprintf(out, "\n%s %s\n\n%s", bolder("Picket"), service.Version(), firstScreen(st, newToken))
+}
+
+// firstScreen is what welcome prints below the name. It fits into 100 columns where the paths do.
+func firstScreen(st *stack, newToken bool) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "\n%s %s\n\n", bolder("Picket"), service.Version())
 	row := func(name, text string) { fmt.Fprintf(&b, "  %-10s %s\n", name, text) }
+	row("API", st.url("/docs")+"   and /health /readyz /metrics")
 	row("NATS", service.Redact(st.natsURL()))
-	row("HTTP", st.url("")+"   /docs (the API) /health /readyz /metrics (dashboard to come)")
-	tokenFile := filepath.Join(st.settings.DataDir, adminTokenFile)
-	if newToken {
-		row("Token", st.settings.API.AdminToken+"   of the first admin, shown this once and kept in "+tokenFile)
-	} else if _, err := os.Stat(tokenFile); err == nil {
-		row("Token", "of the first admin: in "+tokenFile)
+	if st.postgres != nil {
+		row("Database", "private: "+psql(st.postgres.BinDir(), st.postgres.URL(embedded.DefaultDatabase)))
+	} else {
+		row("Database", "yours, as configured")
 	}
-	row("Database", database)
 	row("Data", st.settings.DataDir)
 	if st.settings.Catalog.File != "" {
 		row("Servers", st.settings.Catalog.File+", read again when it changes")
 	}
-	fmt.Fprintf(&b, "\nTry, in another terminal:\n\n")
+	tokenFile := filepath.Join(st.settings.DataDir, adminTokenFile)
+	token := "$TOKEN"
+	if _, err := os.Stat(tokenFile); err == nil {
+		token = "$(cat " + shellWord(tokenFile) + ")"
+		if newToken {
+			row("Token", st.settings.API.AdminToken)
+			row("", "of the first admin, shown this once, kept in "+tokenFile)
+		} else {
+			row("Token", "of the first admin, in "+tokenFile)
+		}
+	}
+
+	me, flag := command(), ""
+	if st.natsURL() != "nats://"+embedded.DefaultNATSListen {
+		flag = " --nats " + service.Redact(st.natsURL())
+	}
+	fmt.Fprint(&b, "\nTry, in another terminal:\n\n")
 	for _, try := range [][2]string{
 		{me + " tail" + flag, "every result and alert, live"},
 		{"nats sub" + strings.ReplaceAll(flag, "--nats", "--server") + " 'picket.*.probe.unreachable.>'", "only what is down, with the NATS CLI"},
-		{`curl -H "Authorization: Bearer $(cat ` + tokenFile + `)" ` + st.url("/api/v1/fleet/summary"), "what the API says"},
 		{me + " probe https://example.com", "look at one URL, once"},
+		{`curl -H "Authorization: Bearer ` + token + "\" \\\n    " + st.url("/api/v1/fleet/summary"), "what the API says"},
 	} {
-		if len(try[0]) > 52 {
-			fmt.Fprintf(&b, "  %s\n  %-52s %s\n", try[0], "", try[1])
-			continue
+		last := try[0][strings.LastIndexByte(try[0], '\n')+1:]
+		if len(last) > 58 {
+			fmt.Fprintf(&b, "  %s\n  %58s", try[0], "")
+		} else {
+			fmt.Fprintf(&b, "  %s%*s", try[0], 58-len(last), "")
 		}
-		fmt.Fprintf(&b, "  %-52s %s\n", try[0], try[1])
+		fmt.Fprintf(&b, "  %s\n", try[1])
 	}
 	fmt.Fprintln(&b)
-	_, _ = fmt.Fprint(out, b.String())
+	return b.String()
 }
 
-// psql is what people type to look into the private database: by its path when only the server's own directory has it.
-func psql(binDir string) string {
-	if _, err := exec.LookPath("psql"); err == nil {
-		return "psql"
+// psql is what people type to look into the private database at address: by its path when only the server's own
+// directory has it.
+func psql(binDir, address string) string {
+	program := "psql"
+	if _, err := exec.LookPath(program); err != nil {
+		if path, err := exec.LookPath(filepath.Join(binDir, program)); err == nil {
+			program = path
+		}
 	}
-	if path, err := exec.LookPath(filepath.Join(binDir, "psql")); err == nil {
+	at, err := url.Parse(address)
+	if err != nil {
+		return program + " " + shellWord(address)
+	}
+	words := program + " -h " + shellWord(at.Query().Get("host"))
+	if port := at.Query().Get("port"); port != "5432" {
+		words += " -p " + port
+	}
+	return words + " -U " + at.Query().Get("user") + " " + strings.TrimPrefix(at.Path, "/")
+}
+
+// shellWord quotes a path for a shell, if it must be.
+func shellWord(path string) string {
+	if strings.Trim(path, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+:@%") == "" {
 		return path
 	}
-	return "psql"
+	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
 }
 
 // command is what people type to run this program again.
