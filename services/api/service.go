@@ -55,6 +55,8 @@ type Service struct {
 	gate    *gate
 	tokens  *verifier
 	limits  *limits
+	counts  kept[Summary]
+	spent   kept[costSummary]
 	mux     *http.ServeMux
 	handler http.Handler
 	// document30 is the OpenAPI document in version 3.0.

@@ -43,15 +43,51 @@ type Summary struct {
 func (s *Service) registerSummary(api huma.API) {
 	route(api, store.Viewer, huma.Operation{
 		OperationID: "get-summary", Method: http.MethodGet, Path: base + "/summary", Tags: []string{"summary"},
-		Summary: "The fleet in numbers", Description: "Counted at the time of the request, freshness too.",
+		Summary: "The fleet in numbers", Description: "At most a second old, freshness too; costs at most half a minute.",
 	}, s.summary)
 }
 
+const (
+	// keepCounts bounds what a crowd of dashboards costs: counting reads every server.
+	keepCounts = time.Second
+	// keepCosts is about as often as roll-ups move.
+	keepCosts = 30 * time.Second
+)
+
+// costSummary is what an organization spent.
+type costSummary struct{ today, days30 string }
+
 func (s *Service) summary(ctx context.Context, _ *struct{}) (*struct{ Body Summary }, error) {
-	org, now := principal(ctx).Org, time.Now().UTC()
-	sum, err := s.store.Summary(ctx, org)
+	org := principal(ctx).Org
+	body, err := s.counts.get(ctx, org, func(ctx context.Context) (Summary, time.Time, error) {
+		now := time.Now().UTC()
+		body, err := s.count(ctx, org, now)
+		return body, now.Add(keepCounts), err
+	})
 	if err != nil {
 		return nil, err
+	}
+	costs, err := s.spent.get(ctx, org, func(ctx context.Context) (costSummary, time.Time, error) {
+		now := time.Now().UTC()
+		midnight := now.Truncate(24*time.Hour).AddDate(0, 0, 1)
+		until := now.Add(keepCosts)
+		if until.After(midnight) {
+			until = midnight
+		}
+		costs, err := s.addCosts(ctx, org, now)
+		return costs, until, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	body.LLMCostUSDToday, body.LLMCostUSD30Days = costs.today, costs.days30
+	return &struct{ Body Summary }{body}, nil
+}
+
+func (s *Service) count(ctx context.Context, org string, now time.Time) (Summary, error) {
+	sum, err := s.store.Summary(ctx, org)
+	if err != nil {
+		return Summary{}, err
 	}
 	body := Summary{
 		Organization: org, TotalServers: sum.Total, ActiveServers: sum.Active, MaintenanceServers: sum.Maintenance,
@@ -61,12 +97,15 @@ func (s *Service) summary(ctx context.Context, _ *struct{}) (*struct{ Body Summa
 	}
 	body.Alerts.Pending, body.Alerts.Open, body.Alerts.Acknowledged = sum.AlertsPending, sum.AlertsOpen, sum.AlertsAcknowledged
 	body.Alerts.Critical, body.Alerts.Warning = sum.AlertsCritical, sum.AlertsWarning
-	today := now.Truncate(24 * time.Hour)
-	if body.LLMCostUSDToday, err = s.costSince(ctx, org, today, now); err != nil {
-		return nil, err
+	return body, nil
+}
+
+func (s *Service) addCosts(ctx context.Context, org string, now time.Time) (costSummary, error) {
+	day := now.Truncate(24 * time.Hour)
+	today, err := s.costSince(ctx, org, day, now)
+	if err != nil {
+		return costSummary{}, err
 	}
-	if body.LLMCostUSD30Days, err = s.costSince(ctx, org, today.AddDate(0, 0, -29), now); err != nil {
-		return nil, err
-	}
-	return &struct{ Body Summary }{body}, nil
+	days30, err := s.costSince(ctx, org, day.AddDate(0, 0, -29), now)
+	return costSummary{today: today, days30: days30}, err
 }

@@ -3793,7 +3793,7 @@ type ClientInterface interface {
 
 	// LiveEvents Events as they happen, as server-sent events
 	//
-	// Events of the token's organization. `Last-Event-ID` is `<stream epoch>-<sequence>` of the event stream, and behind `_` that of further streams; what came since is sent from the stream, or from the database when the stream forgot it; then an event `gap` says so. An event `end` says why the stream ends: `too_slow` or `token_ended`. A comment comes every 15 seconds.
+	// Events of the token's organization. `Last-Event-ID` is `<stream epoch>-<sequence>` of the event stream, and behind `_` that of further streams; what came since is sent from the stream, or from the database when the stream forgot it; then an event `gap` says so. An event `away` says that NATS is away, and that nothing is lost when it is back; an event `end` why the stream ends: `too_slow` or `token_ended`. A comment comes every 15 seconds.
 	//
 	// Needs the role **viewer**.
 	//
@@ -3998,7 +3998,7 @@ type ClientInterface interface {
 
 	// GetSummary The fleet in numbers
 	//
-	// Counted at the time of the request, freshness too.
+	// At most a second old, freshness too; costs at most half a minute.
 	//
 	// Needs the role **viewer**.
 	//
@@ -4700,7 +4700,7 @@ func (c *Client) LiveSocket(ctx context.Context, params *LiveSocketParams, reqEd
 
 // LiveEvents Events as they happen, as server-sent events
 //
-// Events of the token's organization. `Last-Event-ID` is `<stream epoch>-<sequence>` of the event stream, and behind `_` that of further streams; what came since is sent from the stream, or from the database when the stream forgot it; then an event `gap` says so. An event `end` says why the stream ends: `too_slow` or `token_ended`. A comment comes every 15 seconds.
+// Events of the token's organization. `Last-Event-ID` is `<stream epoch>-<sequence>` of the event stream, and behind `_` that of further streams; what came since is sent from the stream, or from the database when the stream forgot it; then an event `gap` says so. An event `away` says that NATS is away, and that nothing is lost when it is back; an event `end` why the stream ends: `too_slow` or `token_ended`. A comment comes every 15 seconds.
 //
 // Needs the role **viewer**.
 //
@@ -5115,7 +5115,7 @@ func (c *Client) RotateServerToken(ctx context.Context, id string, params *Rotat
 
 // GetSummary The fleet in numbers
 //
-// Counted at the time of the request, freshness too.
+// At most a second old, freshness too; costs at most half a minute.
 //
 // Needs the role **viewer**.
 //
@@ -8945,7 +8945,7 @@ type ClientWithResponsesInterface interface {
 
 	// LiveEventsWithResponse Events as they happen, as server-sent events
 	//
-	// Events of the token's organization. `Last-Event-ID` is `<stream epoch>-<sequence>` of the event stream, and behind `_` that of further streams; what came since is sent from the stream, or from the database when the stream forgot it; then an event `gap` says so. An event `end` says why the stream ends: `too_slow` or `token_ended`. A comment comes every 15 seconds.
+	// Events of the token's organization. `Last-Event-ID` is `<stream epoch>-<sequence>` of the event stream, and behind `_` that of further streams; what came since is sent from the stream, or from the database when the stream forgot it; then an event `gap` says so. An event `away` says that NATS is away, and that nothing is lost when it is back; an event `end` why the stream ends: `too_slow` or `token_ended`. A comment comes every 15 seconds.
 	//
 	// Needs the role **viewer**.
 	//
@@ -9176,7 +9176,7 @@ type ClientWithResponsesInterface interface {
 
 	// GetSummaryWithResponse The fleet in numbers
 	//
-	// Counted at the time of the request, freshness too.
+	// At most a second old, freshness too; costs at most half a minute.
 	//
 	// Needs the role **viewer**.
 	//
@@ -14788,7 +14788,7 @@ func (c *ClientWithResponses) LiveSocketWithResponse(ctx context.Context, params
 
 // LiveEventsWithResponse Events as they happen, as server-sent events
 //
-// Events of the token's organization. `Last-Event-ID` is `<stream epoch>-<sequence>` of the event stream, and behind `_` that of further streams; what came since is sent from the stream, or from the database when the stream forgot it; then an event `gap` says so. An event `end` says why the stream ends: `too_slow` or `token_ended`. A comment comes every 15 seconds.
+// Events of the token's organization. `Last-Event-ID` is `<stream epoch>-<sequence>` of the event stream, and behind `_` that of further streams; what came since is sent from the stream, or from the database when the stream forgot it; then an event `gap` says so. An event `away` says that NATS is away, and that nothing is lost when it is back; an event `end` why the stream ends: `too_slow` or `token_ended`. A comment comes every 15 seconds.
 //
 // Needs the role **viewer**.
 //
@@ -15145,7 +15145,7 @@ func (c *ClientWithResponses) RotateServerTokenWithResponse(ctx context.Context,
 
 // GetSummaryWithResponse The fleet in numbers
 //
-// Counted at the time of the request, freshness too.
+// At most a second old, freshness too; costs at most half a minute.
 //
 // Needs the role **viewer**.
 //
