@@ -42,7 +42,8 @@ func (s *Service) wrap(next *http.ServeMux, objects http.Handler) http.Handler {
 			r.Body = http.MaxBytesReader(w, r.Body, s.config.MaxBodyBytes)
 		}
 		r = r.WithContext(withRequest(r.Context(), state))
-		answer := &response{ResponseWriter: w}
+		answer := &response{ResponseWriter: w, within: s.config.RequestTimeout}
+		answer.deadline(time.Time{})
 		s.metrics.inFlight.Inc()
 		defer func() {
 			if fault := recover(); fault != nil {
@@ -160,6 +161,15 @@ type response struct {
 	status   int
 	bytes    int64
 	streamed bool
+	// within is how long the client may take for each part of the answer, so that one that reads nothing holds nothing.
+	within time.Duration
+}
+
+// writeAtOnce is how much of an answer the client has to take within that time.
+const writeAtOnce = 64 << 10
+
+func (w *response) deadline(at time.Time) {
+	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(at) // a writer without deadlines is a test's
 }
 
 // Unwrap is for http.ResponseController.
@@ -175,13 +185,20 @@ func (w *response) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-func (w *response) Write(p []byte) (int, error) {
+func (w *response) Write(p []byte) (written int, err error) {
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
-	n, err := w.ResponseWriter.Write(p)
-	w.bytes += int64(n)
-	return n, err
+	for {
+		part := p[written:min(len(p), written+writeAtOnce)]
+		w.deadline(time.Now().Add(w.within))
+		n, err := w.ResponseWriter.Write(part)
+		written += n
+		w.bytes += int64(n)
+		if err != nil || written == len(p) {
+			return written, err
+		}
+	}
 }
 
 // Flush sends what was written so far: an answer that does is a stream.

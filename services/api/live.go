@@ -137,8 +137,10 @@ func awaitFeed(ctx context.Context, f *feed) (place, error) {
 }
 
 func (r *reader) follow(ctx context.Context) error {
-	beat := time.NewTicker(heartbeatEvery)
+	beat, pulse := time.NewTicker(heartbeatEvery), time.NewTicker(livePulse)
 	defer beat.Stop()
+	defer pulse.Stop()
+	connected := true
 	for {
 		var changed [feeds]<-chan struct{}
 		progress := false
@@ -179,10 +181,25 @@ func (r *reader) follow(ctx context.Context) error {
 			if err := r.heartbeat(ctx); err != nil {
 				return err
 			}
+		case <-pulse.C:
+			if was := connected; was != r.s.conn.Connected() {
+				connected = !was
+				if err := r.connection(ctx, connected); err != nil {
+					return err
+				}
+			}
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// connection tells that NATS is away, so that silence is not taken for peace; that it is back, the heartbeat tells.
+func (r *reader) connection(ctx context.Context, connected bool) error {
+	if connected {
+		return r.heartbeat(ctx)
+	}
+	return r.send(liveFrame{r.cursor.String(), liveAway, []byte(`{"reason":"nats_away"}`)})
 }
 
 func (r *reader) show(event *liveEvent) error {

@@ -196,6 +196,9 @@ const (
 	liveGap       = "gap"
 	liveHeartbeat = "heartbeat"
 	liveEnd       = "end"
+	liveAway      = "away"
 
 	heartbeatEvery = 15 * time.Second
+	// livePulse is how often a stream looks whether NATS is there.
+	livePulse = time.Second
 )

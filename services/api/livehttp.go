@@ -56,7 +56,7 @@ func (s *Service) registerLive(api huma.API) {
 		Summary: "Events as they happen, as server-sent events", Errors: []int{http.StatusUnprocessableEntity},
 		Description: "Events of the token's organization. `Last-Event-ID` is `<stream epoch>-<sequence>` of the event stream, and behind " +
 			"`_` that of further streams; what came since is sent from the stream, or from the database when the stream forgot it; then " +
-			"an event `gap` says so. An event `end` says why the stream ends: `too_slow` or `token_ended`. A comment comes every 15 seconds.",
+			"an event `gap` says so. An event `away` says that NATS is away, and that nothing is lost when it is back; an event `end` why the stream ends: `too_slow` or `token_ended`. A comment comes every 15 seconds.",
 		Responses: map[string]*huma.Response{"200": {Description: "Events until the client leaves.", Content: content}},
 	}), s.liveEvents)
 	route(api, store.Viewer, ticketed(huma.Operation{
@@ -90,6 +90,9 @@ func (s *Service) prepareLive(ctx context.Context, in *liveInput) (filter liveFi
 				field("header.Last-Event-ID", "is no id of an event of ours"))
 		}
 		from = &cursor
+	}
+	if !s.conn.Connected() {
+		return filter, nil, nil, away("NATS is away: nothing could be shown")
 	}
 	release, ok := s.live.slots.take(who)
 	if !ok {
