@@ -69,13 +69,12 @@ func firstScreen(st *stack, newToken bool) string {
 		{me + " probe https://example.com", "look at one URL, once"},
 		{`curl -H "Authorization: Bearer ` + token + "\" \\\n    " + st.url("/api/v1/fleet/summary"), "what the API says"},
 	} {
-		last := try[0][strings.LastIndexByte(try[0], '\n')+1:]
+		text := "  " + try[0]
+		last := text[strings.LastIndexByte(text, '\n')+1:]
 		if len(last) > 58 {
-			fmt.Fprintf(&b, "  %s\n  %58s", try[0], "")
-		} else {
-			fmt.Fprintf(&b, "  %s%*s", try[0], 58-len(last), "")
+			text, last = text+"\n", ""
 		}
-		fmt.Fprintf(&b, "  %s\n", try[1])
+		fmt.Fprintf(&b, "%s%*s%s\n", text, 60-len(last), "", try[1])
 	}
 	fmt.Fprintln(&b)
 	return b.String()
