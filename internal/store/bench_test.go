@@ -65,7 +65,7 @@ func BenchmarkWrite(b *testing.B) {
 		}
 		other := func() {
 			began := time.Now()
-			if err := copyRaw(b.Context(), s, raw); err != nil {
+			if err := copyRaw(b.Context(), s, copyResultsSQL, raw); err != nil {
 				b.Fatal(err)
 			}
 			copyTime += time.Since(began)
@@ -132,12 +132,86 @@ func encodeAll(rows []Result) []byte {
 	return binary.BigEndian.AppendUint16(buf, 0xffff)
 }
 
-func copyRaw(ctx context.Context, s *Store, raw []byte) error {
+func copyRaw(ctx context.Context, s *Store, sql string, raw []byte) error {
 	return InTx(ctx, s, 0, func(ctx context.Context, tx pgx.Tx) error {
-		tag, err := tx.Conn().PgConn().CopyFrom(ctx, bytes.NewReader(raw), copyResultsSQL)
+		tag, err := tx.Conn().PgConn().CopyFrom(ctx, bytes.NewReader(raw), sql)
 		if err == nil && tag.RowsAffected() != benchBatch {
 			err = fmt.Errorf("%d rows copied", tag.RowsAffected())
 		}
 		return err
 	})
+}
+
+// metricBatch is what 10,000 servers show in a minute, from one phase to another: eight gauges and four counters each,
+// and one figure that has no column.
+func metricBatch(start time.Time, round, from, n int) []Metric {
+	rows := make([]Metric, 0, n)
+	for i := from; i < from+n; i++ {
+		at := start.Add(time.Duration(round)*time.Minute + time.Duration(i)*6*time.Millisecond)
+		values := map[string]float64{"load1": 0.5}
+		for j, name := range MetricNames() {
+			values[name] = float64(round*(j+1)) + 0.25*float64(j/len(MetricNames()))
+		}
+		values[costName] = float64(round) * 0.00125
+		rows = append(rows, reading((i*6113)%benchChecks, at, values))
+	}
+	return rows
+}
+
+// BenchmarkWriteMetrics is a decoded batch of metrics through MetricWriter until its commit, roll-up log included, beside
+// a bare COPY of the same rows, sorted and encoded beforehand. The two alternate, as in BenchmarkWrite.
+func BenchmarkWriteMetrics(b *testing.B) {
+	s := newStore(b)
+	w := newMetricWriter(s)
+	start := time.Date(2026, 11, 2, 0, 0, 0, 0, time.UTC)
+	if err := s.EnsurePartitions(b.Context(), start); err != nil {
+		b.Fatal(err)
+	}
+	var writeTime, copyTime time.Duration
+	written := 0
+	for b.Loop() {
+		round, from := written/benchChecks, written%benchChecks
+		rows, raw := metricBatch(start, round, from, benchBatch), encodeMetrics(b, metricBatch(start.Add(12*time.Hour), round, from, benchBatch))
+		one := func() {
+			began := time.Now()
+			if got := writeMetrics(b, w, rows, false); got.Rows != benchBatch {
+				b.Fatalf("%+v", got)
+			}
+			writeTime += time.Since(began)
+		}
+		other := func() {
+			began := time.Now()
+			if err := copyRaw(b.Context(), s, copyMetricsSQL, raw); err != nil {
+				b.Fatal(err)
+			}
+			copyTime += time.Since(began)
+		}
+		if written/benchBatch%2 == 0 {
+			one()
+			other()
+		} else {
+			other()
+			one()
+		}
+		written += benchBatch
+	}
+	b.ReportMetric(float64(written)/writeTime.Seconds(), "rows/s")
+	b.ReportMetric(float64(written)/copyTime.Seconds(), "raw_rows/s")
+	b.ReportMetric(copyTime.Seconds()/writeTime.Seconds(), "ratio")
+	b.ReportMetric(0, "ns/op")
+}
+
+func encodeMetrics(b *testing.B, rows []Metric) []byte {
+	batch := make([]metricRow, len(rows))
+	for i := range rows {
+		var err error
+		if batch[i], err = newMetricRow(&rows[i], i); err != nil {
+			b.Fatal(err)
+		}
+	}
+	buf := []byte(copyHeader)
+	for _, row := range sortMetrics(batch) {
+		buf = appendMetric(buf, &row)
+	}
+	return binary.BigEndian.AppendUint16(buf, 0xffff)
 }
