@@ -59,6 +59,10 @@ func (s *Service) build(scheduled *picketv1.ScheduledCheck) (ticker.Runner, erro
 	return c, nil
 }
 
+// mostLooks bounds how often somebody who waits is collected for: one look between two others may come too soon after
+// a tick of the schedule.
+const mostLooks = 3
+
 // needsTwo is what is said of an answer to somebody who waits when there was no time for the second.
 const needsTwo = "what is a rate needs two collections a second apart, and there was no time for the second"
 
@@ -71,12 +75,17 @@ func (c *collection) Run(ctx context.Context) ticker.Outcome {
 	if !waiting || !ticker.OnDemand(ctx) {
 		return outcome
 	}
-	pause := metric.LeastBetween - (c.service.mono() - asked)
-	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < pause+metric.LeastBetween/2 || !sleep(ctx, pause) {
-		outcome.Result.Message = needsTwo
-		return outcome
+	for range mostLooks {
+		pause := metric.LeastBetween - (c.service.mono() - asked)
+		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < pause+metric.LeastBetween/2 || !sleep(ctx, pause) {
+			break
+		}
+		asked = c.service.mono()
+		if outcome, waiting = c.collect(ctx, asked); !waiting {
+			return outcome
+		}
 	}
-	outcome, _ = c.collect(ctx, c.service.mono())
+	outcome.Result.Message = needsTwo
 	return outcome
 }
 

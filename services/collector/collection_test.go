@@ -244,7 +244,7 @@ func TestLongAnswersWaitForRoom(t *testing.T) {
 	if !s.fetcher.long.TryAcquire(1) {
 		t.Fatal("no room")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	if result := runner.Run(ctx).Result; result.GetStatus() != picketv1.Status_STATUS_UNKNOWN || result.GetReason() != "own_fault" {
 		t.Errorf("%v", result)
@@ -267,7 +267,8 @@ func TestEndlessAnswersKeepNobodyWaiting(t *testing.T) {
 	t.Parallel()
 	s := alone(t, defaults)
 	hostile, over := context.WithTimeout(t.Context(), time.Minute)
-	reading := make(chan struct{}, 64)
+	const servers = 100 // more than there is room for
+	reading := make(chan struct{}, servers)
 	endless := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write(make([]byte, 2*mediumBody)) // the client is gone when it fails
 		w.(http.Flusher).Flush()
@@ -275,11 +276,11 @@ func TestEndlessAnswersKeepNobodyWaiting(t *testing.T) {
 		<-r.Context().Done()
 	})
 	var asking sync.WaitGroup
-	for range cap(reading) / 2 {
+	for range servers {
 		runner := compile(t, s, scheduled(&picketv1.MetricsSpec{Url: endless.URL}))
 		asking.Go(func() { runner.Run(hostile) })
 	}
-	for range cap(reading) / 2 {
+	for range servers {
 		<-reading
 	}
 	usual := serve(t, body("application/json", `{"cpu_percent": 1`+strings.Repeat(" ", 200_000)+`}`))
@@ -291,7 +292,7 @@ func TestEndlessAnswersKeepNobodyWaiting(t *testing.T) {
 	if result.GetStatus() != picketv1.Status_STATUS_HEALTHY {
 		t.Errorf("%v", result)
 	}
-	if !allRoom(s) {
+	if !allRoom(s) || !s.fetcher.waiting.TryAcquire(16) {
 		t.Error("room was not given back")
 	}
 }

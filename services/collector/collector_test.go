@@ -31,10 +31,12 @@ func keepsContract(t *testing.T, m *bus.Msg, batch *picketv1.MetricBatch) {
 	}
 }
 
-// put declares a check that is due every second.
+// put declares a check that is due every second, unless it says otherwise.
 func put(t *testing.T, conn *bus.Conn, check *picketv1.ScheduledCheck) {
 	t.Helper()
-	check.Check.Schedules = []*picketv1.Schedule{{Revision: 1, IntervalMs: 1000, EffectiveAt: timestamppb.New(time.Now().Add(-time.Minute))}}
+	if check.GetCheck().GetSchedules() == nil {
+		check.Check.Schedules = []*picketv1.Schedule{{Revision: 1, IntervalMs: 1000, EffectiveAt: timestamppb.New(time.Now().Add(-time.Minute))}}
+	}
 	bucket, err := conn.CatalogBucket(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -172,6 +174,7 @@ func TestCollectsRatesOnDemand(t *testing.T) {
 		Url: server.URL, Rules: []*picketv1.MetricRule{{Name: "requests", Series: "requests_total", Rate: true}},
 	})
 	check.Check.TimeoutMs = 5_000
+	check.Check.Schedules = []*picketv1.Schedule{{Revision: 1, IntervalMs: 3_600_000, EffectiveAt: timestamppb.New(time.Now())}}
 	put(t, conn, check)
 	start(t, conn, "collector-a", defaults)
 	start(t, conn, "collector-b", defaults)

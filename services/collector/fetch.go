@@ -37,6 +37,9 @@ const (
 	idleTimeout = 90 * time.Second
 )
 
+// errNoRoom says that too many long answers are read at a time.
+var errNoRoom = fmt.Errorf("%w: no room for another long answer", health.ErrOwnFault)
+
 // errTooLarge says that an answer goes on beyond what is read.
 var errTooLarge = errors.New("answer too large")
 
@@ -46,6 +49,8 @@ type fetcher struct {
 	bodyLimit int
 	// medium is the memory for answers beyond smallBody, long that for those beyond mediumBody.
 	medium, long *semaphore.Weighted
+	// waiting are the places of those who wait for long room.
+	waiting *semaphore.Weighted
 
 	userAgent string
 
@@ -64,6 +69,7 @@ func newFetcher(bodyLimit, bodyMemory, maxIdle int, version string) *fetcher {
 		shared: newTransport(maxIdle), bodyLimit: bodyLimit,
 		medium:    semaphore.NewWeighted(int64(max(mediumBody, bodyMemory/4))),
 		long:      semaphore.NewWeighted(int64(max(bodyLimit, bodyMemory-bodyMemory/4))),
+		waiting:   semaphore.NewWeighted(max(1, int64(bodyMemory/4/mediumBody/4))),
 		userAgent: "picket/" + version,
 		own:       map[weak.Pointer[http.Transport]]struct{}{}, sweepAt: 64,
 	}
@@ -237,27 +243,39 @@ func (f *fetcher) read(ctx context.Context, r io.Reader, encoding string) (body 
 		return nil, release, fmt.Errorf("malformed answer: content encoding %.40q was not asked for", encoding)
 	}
 	body, err = appendAll(nil, r, min(smallBody, f.bodyLimit))
-	held := map[*semaphore.Weighted]int64{}
-	release = func() {
-		for room, size := range held {
-			room.Release(size)
-		}
+	if !errors.Is(err, errTooLarge) || f.bodyLimit <= smallBody {
+		return body, release, err
 	}
-	for _, more := range []struct {
-		room  *semaphore.Weighted
-		limit int
-	}{{f.medium, min(mediumBody, f.bodyLimit)}, {f.long, f.bodyLimit}} {
-		if !errors.Is(err, errTooLarge) || len(body) > more.limit {
-			break
-		}
-		// Nobody who has long room waits for any other, so that all who wait get theirs.
-		if err := more.room.Acquire(ctx, int64(more.limit)); err != nil {
-			return nil, release, fmt.Errorf("%w: no room for another long answer", health.ErrOwnFault)
-		}
-		held[more.room] = int64(more.limit)
-		body, err = appendAll(body, r, more.limit)
+	medium := int64(min(mediumBody, f.bodyLimit))
+	if f.medium.Acquire(ctx, medium) != nil {
+		return nil, release, errNoRoom
 	}
-	return body, release, err
+	release = func() { f.medium.Release(medium) }
+	body, err = appendAll(body, r, int(medium))
+	if !errors.Is(err, errTooLarge) || f.bodyLimit <= mediumBody {
+		return body, release, err
+	}
+	if err := f.acquireLong(ctx); err != nil {
+		return nil, release, err
+	}
+	release()
+	body, err = appendAll(body, r, f.bodyLimit)
+	return body, func() { f.long.Release(int64(f.bodyLimit)) }, err
+}
+
+// acquireLong waits for room for an answer beyond mediumBody. Who waits has room of the others, so only a few may.
+func (f *fetcher) acquireLong(ctx context.Context) error {
+	if f.long.TryAcquire(int64(f.bodyLimit)) {
+		return nil
+	}
+	if !f.waiting.TryAcquire(1) {
+		return errNoRoom
+	}
+	defer f.waiting.Release(1)
+	if f.long.Acquire(ctx, int64(f.bodyLimit)) != nil {
+		return errNoRoom
+	}
+	return nil
 }
 
 func (f *fetcher) unzipper(r io.Reader) (*gzip.Reader, error) {
