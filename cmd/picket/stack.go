@@ -288,7 +288,7 @@ func (p *part) stop() { p.cancel() }
 // newRegistry makes the registry of a run: what the part needs is in it from the beginning, as in a process of its own.
 func (p *part) newRegistry() *prometheus.Registry {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(p.kit.Health.Collector())
+	registry.MustRegister(p.kit.Health.Collector(), p.kit.Health.Up(p.kit.Name))
 	return registry
 }
 

@@ -28,3 +28,22 @@ fleet_component_up{component="objects"} 1
 		t.Error(err)
 	}
 }
+
+// TestUpIsReadiness: a service that cannot do its work is not up, whatever its process does.
+func TestUpIsReadiness(t *testing.T) {
+	t.Parallel()
+	health := service.NewHealth()
+	for _, step := range []struct {
+		err  error
+		want string
+	}{{nil, "1"}, {errors.New("connection refused"), "0"}} {
+		health.Set("nats", step.err)
+		want := `
+# HELP fleet_worker_up 1 while the service is ready, 0 while not; the label tells which it is.
+# TYPE fleet_worker_up gauge
+fleet_worker_up{role="prober"} ` + step.want + "\n"
+		if err := testutil.CollectAndCompare(health.Up("prober"), strings.NewReader(want)); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -106,6 +106,19 @@ func (h *Health) put(name string, c component) {
 // Collector makes a gauge fleet_component_up of each component: 1 well or degraded, 0 not.
 func (h *Health) Collector() prometheus.Collector { return componentCollector{h} }
 
+// Up makes a gauge fleet_worker_up for a service: 1 while it is ready, 0 while not.
+func (h *Health) Up(role string) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "fleet_worker_up", Help: "1 while the service is ready, 0 while not; the label tells which it is.",
+		ConstLabels: prometheus.Labels{"role": role},
+	}, func() float64 {
+		if h.Ready() != nil {
+			return 0
+		}
+		return 1
+	})
+}
+
 type componentCollector struct{ health *Health }
 
 func componentDesc() *prometheus.Desc {

@@ -124,7 +124,7 @@ func newKit(name string, common *Common, stderr *os.File) *Kit {
 		common.Instance = DefaultInstance()
 	}
 	registry, health := NewRegistry(), NewHealth()
-	registry.MustRegister(health.Collector())
+	registry.MustRegister(health.Collector(), health.Up(name))
 	return &Kit{
 		Name:     name,
 		Instance: common.Instance,

@@ -14,6 +14,7 @@ type Config struct {
 	Interval        time.Duration `env:"FLEET_HEALTH_INTERVAL" desc:"Interval of checks that have none of their own."`
 	MetricsInterval time.Duration `env:"FLEET_METRICS_INTERVAL" desc:"Interval of checks of the kind metrics that have none of their own."`
 	ConfirmRemoval  int           `env:"PICKET_CATALOG_CONFIRM_REMOVAL" desc:"Confirms an edit that removes exactly that many servers, more than half of those of its source."`
+	SelfWriter      string        `env:"PICKET_SELF_WRITER" desc:"URL of the writers' /health. Where services are processes of their own it declares what only writers can report: the servers picket-database (checks health and partition) and picket-writer (backlog, besides health at this URL)."`
 	// File is picket.yaml; empty: none.
 	File string
 }

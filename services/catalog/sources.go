@@ -39,14 +39,14 @@ func newSources(config Config, deps Deps) (*sources, error) {
 	if err != nil {
 		return nil, err
 	}
-	self := make([]catalog.Server, 0, len(deps.Builtin))
+	var own []catalog.Server
 	var faults []error
-	for _, server := range deps.Builtin {
+	for _, server := range self(config, deps.Builtin) {
 		server.Checks = slices.Clone(server.Checks)
 		server.Source = catalog.SourceSelf
 		server.Complete(catalog.Defaults{Interval: config.Interval, MetricsInterval: config.MetricsInterval, Locations: here})
 		faults = append(faults, server.Validate("builtin "+server.Name).Err())
-		self = append(self, server)
+		own = append(own, server)
 	}
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
@@ -54,7 +54,7 @@ func newSources(config Config, deps Deps) (*sources, error) {
 	s := &sources{problems: map[catalog.Source]*trouble{
 		catalog.SourceSelf: {}, catalog.SourceEnv: {}, catalog.SourceFile: {},
 	}}
-	s.put(&declaration{source: catalog.SourceSelf, servers: self})
+	s.put(&declaration{source: catalog.SourceSelf, servers: own})
 	s.put(&declaration{source: catalog.SourceEnv, servers: env})
 	if config.File == "" {
 		// A file that is not named any more declares nothing.

@@ -9,10 +9,11 @@ import (
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
-// Picket's check on its own tables of months. Whoever registers Picket's own parts in the catalog registers it, as a
-// reported check, under this name of a server; the writers find it there.
+// Picket's checks on its database and on its tables of months. Whoever registers Picket's own parts in the catalog
+// registers them, as reported checks, under this name of a server; the writers find them there.
 const (
 	SelfServer     = "picket-database"
+	DatabaseCheck  = "health"
 	PartitionCheck = "partition"
 
 	// ReasonPartitionMissing is the reason of its critical result.
@@ -21,6 +22,9 @@ const (
 
 // partitionsEvery is how often the months ahead are made.
 const partitionsEvery = time.Hour
+
+// databaseAnswers is how long the database may take to answer at all.
+const databaseAnswers = 2 * time.Second
 
 // keepPartitions makes the months ahead: at the start, each hour, and soon again after a failure. All writers do; the
 // store lets one at a time.
@@ -35,6 +39,16 @@ func (s *Service) keepPartitions(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// lookAtDatabase says whether the database answers. Where probers can reach it themselves they do, and this is not asked.
+func (s *Service) lookAtDatabase(ctx context.Context, _ time.Time) verdict {
+	ctx, cancel := context.WithTimeout(ctx, databaseAnswers)
+	defer cancel()
+	if err := s.store.Ping(ctx); err != nil {
+		return verdict{picketv1.Status_STATUS_UNREACHABLE, "database_unavailable", "the database does not answer the writer"}
+	}
+	return verdict{status: picketv1.Status_STATUS_HEALTHY}
 }
 
 // lookAtPartitions says whether the months are there.

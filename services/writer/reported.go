@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/picketd/picket/internal/bus"
+	"github.com/picketd/picket/internal/catalog"
 	"github.com/picketd/picket/internal/store"
 	"github.com/picketd/picket/internal/tick"
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
@@ -93,6 +94,8 @@ func (w *reportWatch) refresh(ctx context.Context) error {
 		w.known = false
 	case err != nil:
 		return err // what is known stays known while the database is away
+	case check.Kind != catalog.KindReported:
+		w.known = false // probers look themselves
 	default:
 		if !w.known || w.check.ID != check.ID {
 			// Ticks since the last result, of this process or another, were nobody's.

@@ -124,6 +124,7 @@ func (s *Service) work(ctx context.Context) error {
 		group.Go(func() error { s.keepUp(ctx, work); return nil })
 	}
 	for _, check := range []reported{
+		{SelfServer, DatabaseCheck, s.lookAtDatabase},
 		{SelfServer, PartitionCheck, s.lookAtPartitions},
 		{WriterServer, BacklogCheck, s.lookAtBacklog},
 	} {

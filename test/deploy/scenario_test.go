@@ -54,7 +54,7 @@ func TestStack(t *testing.T) { // not parallel: it puts PostgreSQL's programs on
 			}); err != nil {
 				return err
 			}
-			want := []string{"checkout"}
+			want := []string{"checkout", "picket-nats", "picket-database"} // the last by what the writers report
 			for name := range s.running {
 				if slices.Contains(users(), name) {
 					want = append(want, "picket-"+name)
