@@ -15,25 +15,39 @@ import (
 // epoch: a holder that hung and wakes up can note nothing more. What it had done to a server and not noted is done once
 // more by the next: the operations are such that this makes no difference.
 
-// ClaimOperation takes the oldest operation that is not done and that nobody holds, for ttl. The error matches
-// [ErrNotFound] when there is none.
+// claimLock makes claims one after the other, so that no two take operations of one organization at a time.
+const claimLock = 0x70_6b_74_6f_70
+
+// ClaimOperation takes the oldest operation that is not done and that nobody holds, for ttl. Of one organization those that
+// change what is declared are done one after the other, in their order, and so are those that look: nobody's long one holds
+// up another organization's. The error matches [ErrNotFound] when there is none.
 func (s *Store) ClaimOperation(ctx context.Context, owner string, ttl time.Duration) (Operation, error) {
 	ctx, cancel := context.WithTimeout(ctx, TxTimeout)
 	defer cancel()
-	rows, err := s.pool.Query(ctx, `
-		UPDATE fleet_operations SET status = 'running', started_at = coalesce(started_at, clock_timestamp()), lease_owner = $1,
-		    lease_until = clock_timestamp() + $2::interval, lease_epoch = lease_epoch + 1
-		WHERE id = (SELECT id FROM fleet_operations
-		            WHERE status IN ('pending', 'running') AND lease_until < clock_timestamp()
-		            ORDER BY created_at LIMIT 1 FOR UPDATE SKIP LOCKED)
-		RETURNING `+operationColumns, owner, ttl)
-	if err != nil {
-		return Operation{}, fmt.Errorf("claim operation: %w", err)
-	}
-	o, err := pgx.CollectExactlyOneRow(rows, scanOperation)
-	if errors.Is(err, pgx.ErrNoRows) {
-		err = ErrNotFound
-	}
+	var o Operation
+	err := InTx(ctx, s, 0, func(ctx context.Context, tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, int64(claimLock)); err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, `
+			UPDATE fleet_operations SET status = 'running', started_at = coalesce(started_at, clock_timestamp()), lease_owner = $1,
+			    lease_until = clock_timestamp() + $2::interval, lease_epoch = lease_epoch + 1
+			WHERE id = (SELECT o.id FROM fleet_operations o
+			            WHERE o.status IN ('pending', 'running') AND o.lease_until < clock_timestamp() AND NOT EXISTS (
+			                SELECT FROM fleet_operations h WHERE h.org = o.org AND h.status = 'running' AND h.id <> o.id
+			                    AND h.lease_until >= clock_timestamp()
+			                    AND (h.operation_type = 'check_now') = (o.operation_type = 'check_now'))
+			            ORDER BY o.created_at, o.id LIMIT 1 FOR UPDATE SKIP LOCKED)
+			RETURNING `+operationColumns, owner, ttl)
+		if err != nil {
+			return err
+		}
+		o, err = pgx.CollectExactlyOneRow(rows, scanOperation)
+		if errors.Is(err, pgx.ErrNoRows) {
+			err = ErrNotFound
+		}
+		return err
+	})
 	if err != nil {
 		return Operation{}, fmt.Errorf("claim operation: %w", err)
 	}

@@ -24,7 +24,7 @@ type attendant struct {
 func newAttendant(kit *service.Kit) attendant {
 	return attendant{
 		owner: kit.Instance + "/" + rand.Text(), workers: newWorkerBook(), runs: make(chan struct{}, runsAtOnce),
-		operations: make(chan struct{}, 1), live: newLive(),
+		operations: make(chan struct{}, operationsAtOnce), live: newLive(),
 	}
 }
 

@@ -149,6 +149,8 @@ func TestHostileRequests(t *testing.T) {
 			t.Errorf("%s: the key of another token: %d: %s", path, got.status, got.body)
 		}
 	}
+	// The platform is nobody's tenant.
+	w.must(http.StatusNotFound, w.token("tenant", store.Admin), "GET", base+"/workers/status", "")
 	var list serverList
 	w.must(http.StatusOK, w.admin, "GET", base+"/servers", "").into(t, &list)
 	if list.Count != 1 {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -20,6 +21,8 @@ const (
 	operationLease = 15 * time.Second
 	// operationPoll is how often a replica looks for operations that nobody does.
 	operationPoll = 2 * time.Second
+	// operationsAtOnce is how many operations one replica carries out at a time, each of another organization or kind.
+	operationsAtOnce = 4
 	// operationServers is how many servers of an operation are dealt with at a time.
 	operationServers = 8
 	// operationChunk is how many are read at a time.
@@ -38,11 +41,19 @@ func (s *Service) wakeOperations() {
 	}
 }
 
-// operate carries out operations, one after the other, until ctx ends.
+// operate carries out operations, some at a time, until ctx ends.
 func (s *Service) operate(ctx context.Context) {
 	if s.store.WaitForSchema(ctx) != nil {
 		return
 	}
+	var group sync.WaitGroup
+	for range operationsAtOnce {
+		group.Go(func() { s.operateOneByOne(ctx) })
+	}
+	group.Wait()
+}
+
+func (s *Service) operateOneByOne(ctx context.Context) {
 	poll := time.NewTicker(operationPoll)
 	defer poll.Stop()
 	for {

@@ -202,3 +202,42 @@ func TestOperationCanceled(t *testing.T) {
 		t.Errorf("canceled again: %v", err)
 	}
 }
+
+// TestOperationsOfOthers: one organization's operations are done in their order, and hold up no other organization.
+func TestOperationsOfOthers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.register("a")
+	other := w.token("other", store.Admin)
+	w.must(http.StatusCreated, other, "POST", base+"/servers", `{"name":"b","api_url":"http://127.0.0.1:1"}`)
+	w.stop()
+	create := func(org, kind string) uuid.UUID {
+		t.Helper()
+		o := store.Operation{
+			ID: uuid.New(), Org: org, Type: kind, Parameters: []byte(`{"tags":["x"]}`),
+			Selection: store.Selection{Filter: &store.ServersFilter{}}, InitiatedBy: "t", InitiatedRole: store.Admin,
+		}
+		entry := store.Audit{Org: org, Actor: "t", Role: store.Admin, Action: "operation.create", TargetKind: "operation"}
+		if _, err := w.store.CreateOperation(t.Context(), o, store.Idempotency{}, entry); err != nil {
+			t.Fatal(err)
+		}
+		return o.ID
+	}
+	first, second := create("default", store.OperationTagAdd), create("default", store.OperationTagRemove)
+	look, theirs := create("default", store.OperationCheckNow), create("other", store.OperationTagAdd)
+	held := make([]store.Operation, 3)
+	for i, want := range []uuid.UUID{first, look, theirs} {
+		if held[i] = mustClaim(t, w); held[i].ID != want {
+			t.Fatalf("claim %d is of %s %s", i, held[i].Org, held[i].Type)
+		}
+	}
+	if o, err := w.store.ClaimOperation(t.Context(), "eager", time.Minute); !errors.Is(err, store.ErrNotFound) {
+		t.Fatalf("claimed %s of %s before the one before it is done: %v", o.Type, o.Org, err)
+	}
+	if err := w.api.carryOut(t.Context(), held[0]); err != nil {
+		t.Fatal(err)
+	}
+	if next := mustClaim(t, w); next.ID != second {
+		t.Errorf("next is %s", next.Type)
+	}
+}

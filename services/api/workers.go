@@ -9,6 +9,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/picketd/picket/internal/catalog"
 	"github.com/picketd/picket/internal/store"
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
@@ -243,13 +244,16 @@ type WorkersStatus struct {
 func (s *Service) registerWorkers(api huma.API) {
 	route(api, store.Admin, huma.Operation{
 		OperationID: "get-workers-status", Method: http.MethodGet, Path: base + "/workers/status", Tags: []string{"workers"},
-		Summary: "What probers and collectors did",
+		Summary: "What probers and collectors did", Errors: []int{http.StatusNotFound},
 		Description: "Totals of all replicas, dead ones included: they never fall, whatever is restarted. A cycle is all ticks due in " +
-			"one interval.",
+			"one interval. They are figures of the platform, which belong to the organization `default`: for others there are none (404).",
 	}, s.workersStatus)
 }
 
 func (s *Service) workersStatus(ctx context.Context, _ *struct{}) (*struct{ Body WorkersStatus }, error) {
+	if principal(ctx).Org != catalog.DefaultOrg {
+		return nil, store.ErrNotFound
+	}
 	kept, err := s.store.WorkerTotals(ctx)
 	if err != nil {
 		return nil, err
