@@ -4096,7 +4096,7 @@ type ClientInterface interface {
 
 	// GetWorkersStatus What probers and collectors did
 	//
-	// Totals of all replicas, dead ones included: they never fall, whatever is restarted. A cycle is all ticks due in one interval.
+	// Totals of all replicas, dead ones included: they never fall, whatever is restarted. A cycle is all ticks due in one interval. They are figures of the platform, which belong to the organization `default`: for others there are none (404).
 	//
 	// Needs the role **admin**.
 	//
@@ -5313,7 +5313,7 @@ func (c *Client) RotateToken(ctx context.Context, id string, body RotateTokenJSO
 
 // GetWorkersStatus What probers and collectors did
 //
-// Totals of all replicas, dead ones included: they never fall, whatever is restarted. A cycle is all ticks due in one interval.
+// Totals of all replicas, dead ones included: they never fall, whatever is restarted. A cycle is all ticks due in one interval. They are figures of the platform, which belong to the organization `default`: for others there are none (404).
 //
 // Needs the role **admin**.
 //
@@ -9286,7 +9286,7 @@ type ClientWithResponsesInterface interface {
 
 	// GetWorkersStatusWithResponse What probers and collectors did
 	//
-	// Totals of all replicas, dead ones included: they never fall, whatever is restarted. A cycle is all ticks due in one interval.
+	// Totals of all replicas, dead ones included: they never fall, whatever is restarted. A cycle is all ticks due in one interval. They are figures of the platform, which belong to the organization `default`: for others there are none (404).
 	//
 	// Needs the role **admin**.
 	//
@@ -14209,6 +14209,8 @@ type GetWorkersStatusResponse struct {
 	ApplicationproblemJSON401 *ErrorModel
 	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
 	ApplicationproblemJSON403 *ErrorModel
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *ErrorModel
 	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
 	ApplicationproblemJSON429 *ErrorModel
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
@@ -14230,6 +14232,11 @@ func (r GetWorkersStatusResponse) GetApplicationproblemJSON401() *ErrorModel {
 // GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
 func (r GetWorkersStatusResponse) GetApplicationproblemJSON403() *ErrorModel {
 	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r GetWorkersStatusResponse) GetApplicationproblemJSON404() *ErrorModel {
+	return r.ApplicationproblemJSON404
 }
 
 // GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
@@ -15315,7 +15322,7 @@ func (c *ClientWithResponses) RotateTokenWithResponse(ctx context.Context, id st
 
 // GetWorkersStatusWithResponse What probers and collectors did
 //
-// Totals of all replicas, dead ones included: they never fall, whatever is restarted. A cycle is all ticks due in one interval.
+// Totals of all replicas, dead ones included: they never fall, whatever is restarted. A cycle is all ticks due in one interval. They are figures of the platform, which belong to the organization `default`: for others there are none (404).
 //
 // Needs the role **admin**.
 //
@@ -19677,6 +19684,13 @@ func ParseGetWorkersStatusResponse(rsp *http.Response) (*GetWorkersStatusRespons
 			return nil, err
 		}
 		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest ErrorModel
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
 		var dest ErrorModel
