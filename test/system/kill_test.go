@@ -42,11 +42,13 @@ func TestKill9(t *testing.T) {
 	for name, deploy := range deployments() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f, config := fleet(t, fleetsim.Options{Servers: servers, Degraded: 0.05, Flipping: 0, Hanging: 0.03}, time.Second, "")
+			f, config := fleet(t, fleetsim.Options{
+				Servers: servers, Degraded: 0.05, Flipping: 0, Hanging: 0.03, MetricsInterval: 2 * time.Second,
+			}, time.Second, "")
 			dir := shortDir(t)
 			path := dir + "/picket.yaml"
 			writeFile(t, path, config)
-			d := deploy(t, []string{"PICKET_CONFIG=" + path, "FLEET_HEALTH_BATCH_SIZE=0"}, dir)
+			d := deploy(t, []string{"PICKET_CONFIG=" + path, "FLEET_HEALTH_BATCH_SIZE=0", "FLEET_METRICS_BATCH_SIZE=0"}, dir)
 			d.start()
 			o := observe(t, d)
 			began := time.Now()
@@ -67,18 +69,19 @@ func TestKill9(t *testing.T) {
 				for range round / len(healthy) {
 					incident = append([]string{"pending", "opened", "closed"}, incident...)
 				}
-				eventually(t, "the alert of "+name+" opens", func() error { return want(o.transitions(name), incident...) })
+				eventually(t, "the alert of "+name+" opens", func() error { return want(o.incident(name), incident...) })
 				d.kill(part)
 				d.start()
 				o.awaitStatus(t, name, picketv1.Status_STATUS_CRITICAL, time.Now())
 				f.Set(victim, fleetsim.Healthy)
-				eventually(t, "the alert of "+name+" closes", func() error { return want(o.transitions(name), append(incident, "closed")...) })
+				eventually(t, "the alert of "+name+" closes", func() error { return want(o.incident(name), append(incident, "closed")...) })
 			}
 
 			coverage := audit(t, d, o, began)
 			for reason, n := range coverage.Explained {
 				t.Logf("missed and explained: %d by %s", n, reason)
 			}
+			auditFigures(t, d)
 			for _, doubled := range query[string](t, d, `SELECT a.server || ': ' || e.transition || ' ' || count(*)
 				FROM alert_events e JOIN system_alerts a ON a.id = e.alert_id
 				GROUP BY a.id, a.server, e.transition HAVING count(*) > 1 AND e.transition <> 'updated'`) {
@@ -86,7 +89,7 @@ func TestKill9(t *testing.T) {
 			}
 			// Servers that nobody touched have been degraded or silent from the start.
 			for _, doubled := range query[string](t, d, `SELECT server || ': ' || count(*) FROM system_alerts
-				WHERE server LIKE 'sim-%' AND opened_at IS NOT NULL AND NOT server = ANY ($1)
+				WHERE server LIKE 'sim-%' AND fingerprint = 'system-health:' || server AND opened_at IS NOT NULL AND NOT server = ANY ($1)
 				GROUP BY server HAVING count(*) > 1`, victims) {
 				t.Errorf("more than one alert for one incident: %s", doubled)
 			}

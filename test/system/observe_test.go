@@ -220,6 +220,46 @@ func audit(t *testing.T, d deployment, o *observer, from time.Time) store.Covera
 	return coverage
 }
 
+// auditFigures wants the figures of every collection whose result says that there were some; audit has been there before.
+// That none is doubled the key of the table sees to: figures of what was never due are what could slip in.
+func auditFigures(t *testing.T, d deployment) {
+	t.Helper()
+	conn := connect(t, d)
+	info, err := conn.StreamInfo(testContext(t), bus.StreamMetrics)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the writer has acknowledged all figures so far", func() error {
+		floor, err := conn.AckFloor(testContext(t), bus.StreamMetrics, "writer-metrics")
+		if err == nil && floor < info.LastSeq {
+			err = fmt.Errorf("acknowledged up to %d of %d", floor, info.LastSeq)
+		}
+		return err
+	})
+	// Results since then have their figures in flight: the last ten seconds are left out.
+	const of = `
+		SELECT s.name || ' at ' || h.scheduled_at FROM server_health_checks h JOIN checks c ON c.id = h.check_id
+		JOIN managed_servers s ON s.id = c.server_id
+		WHERE c.kind = 'metrics' AND h.status = 1 AND NOT h.missed AND h.scheduled_at < now() - interval '10 s'`
+	const there = `(SELECT FROM server_metrics_aggregated m
+		WHERE m.check_id = h.check_id AND m.location = h.location AND m.scheduled_at = h.scheduled_at)`
+	if n := query[int64](t, d, `SELECT count(*) FROM (`+of+`) collections`)[0]; n == 0 {
+		t.Error("nothing was collected: the audit of figures audits nothing")
+	} else {
+		t.Logf("audit of figures: %d collections", n)
+	}
+	for _, lost := range query[string](t, d, of+` AND NOT EXISTS `+there+` LIMIT 20`) {
+		t.Errorf("collected, and its figures are not stored: %s", lost)
+	}
+	for _, undue := range query[string](t, d, `
+		SELECT m.check_id || ' at ' || m.scheduled_at FROM server_metrics_aggregated m
+		WHERE NOT m.on_demand AND m.scheduled_at < now() - interval '10 s' AND NOT EXISTS (SELECT FROM server_health_checks h
+			WHERE h.check_id = m.check_id AND h.location = m.location
+			AND h.scheduled_at <= m.scheduled_at AND coalesce(h.missed_until, h.scheduled_at) >= m.scheduled_at) LIMIT 20`) {
+		t.Errorf("figures without a result or a marker: %s", undue)
+	}
+}
+
 // around tells what was published of a server near an instant.
 func (o *observer) around(server string, at time.Time) string {
 	o.mu.Lock()
