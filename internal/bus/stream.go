@@ -164,6 +164,11 @@ func (c *Conn) ensureStream(ctx context.Context, want jetstream.StreamConfig, al
 // ownRoom is the metadata of the event stream while it holds the room of all streams: the bytes that are its own.
 const ownRoom = "picket-own-room"
 
+const (
+	roomTries = 20
+	roomWait  = 100 * time.Millisecond
+)
+
 // createStream takes less room when the server has less to give. The event stream is made with the room of all that are
 // missing, or with a half, a quarter, … of it, and gives back what is not its own; the others get the same share. So the first
 // leave something for the last, however small the disk is.
@@ -174,12 +179,44 @@ func (c *Conn) createStream(ctx context.Context, want jetstream.StreamConfig, al
 	if want.Name == StreamEvents {
 		return c.createEvents(ctx, want, all)
 	}
-	events, err := c.js.Stream(ctx, StreamEvents)
+	// Services that begin at once stand in each other's way for a moment.
+	for left := roomTries; ; left-- {
+		err := c.createOther(ctx, want, all[0])
+		switch {
+		case !outOfRoom(err):
+			return err
+		case c.exists(ctx, want.Name):
+			return nil // the server looks for room before it looks for the name
+		case left == 0:
+			return err
+		}
+		if !sleep(ctx, roomWait) {
+			return err
+		}
+	}
+}
+
+func (c *Conn) exists(ctx context.Context, stream string) bool {
+	_, err := c.js.Stream(ctx, stream)
+	return err == nil
+}
+
+// createOther gives a stream the share of its room that the event stream has of its own.
+func (c *Conn) createOther(ctx context.Context, want, wantEvents jetstream.StreamConfig) error {
+	stream, err := c.js.Stream(ctx, StreamEvents)
 	if err != nil {
 		return fmt.Errorf("look up stream %s: %w", StreamEvents, err)
 	}
-	if have := events.CachedInfo().Config.MaxBytes; have > 0 && have < all[0].MaxBytes {
-		want.MaxBytes = max(1<<20, int64(float64(want.MaxBytes)*float64(have)/float64(all[0].MaxBytes)))
+	events := stream.CachedInfo().Config
+	have := events.MaxBytes
+	if own, ok := events.Metadata[ownRoom]; ok {
+		if err := c.giveBack(ctx, events, own); err != nil {
+			return err
+		}
+		have, _ = strconv.ParseInt(own, 10, 64) // giveBack has read it
+	}
+	if have > 0 && have < wantEvents.MaxBytes {
+		want.MaxBytes = max(1<<20, int64(float64(want.MaxBytes)*float64(have)/float64(wantEvents.MaxBytes)))
 	}
 	_, err = c.js.CreateStream(ctx, want)
 	if err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
@@ -206,8 +243,9 @@ func (c *Conn) createEvents(ctx context.Context, want jetstream.StreamConfig, al
 		switch {
 		case err == nil:
 			return c.giveBack(ctx, want, want.Metadata[ownRoom])
-		case errors.Is(err, jetstream.ErrStreamNameAlreadyInUse):
-			return nil
+		case errors.Is(err, jetstream.ErrStreamNameAlreadyInUse), outOfRoom(err) && c.exists(ctx, want.Name):
+			// Another service was faster by a moment, and may hold the room of the others still.
+			return c.ensureStream(ctx, all[0], all)
 		case !outOfRoom(err) || total < leastMaxBytes:
 			return fmt.Errorf("create stream %s: %w", want.Name, err)
 		}
