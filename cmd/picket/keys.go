@@ -30,8 +30,8 @@ func (s *settings) keepSecrets() (newToken bool, err error) {
 			return false, fmt.Errorf("first admin's token in %s: %w", filepath.Join(s.DataDir, adminTokenFile), err)
 		}
 	}
-	if s.Secrets.Key == "" && s.Secrets.PreviousKey == "" {
-		s.Secrets.Key, _, err = service.KeptSecret(filepath.Join(s.DataDir, secretKeyFile), service.NewSecretKey)
+	if s.Key == "" && s.PreviousKey == "" {
+		s.Key, _, err = service.KeptSecret(filepath.Join(s.DataDir, secretKeyFile), service.NewSecretKey)
 		if err != nil {
 			return false, fmt.Errorf("key of the servers' tokens: %w", err)
 		}

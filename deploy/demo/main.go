@@ -21,16 +21,16 @@ func main() {
 	healthy := flag.String("healthy", "", "ask the demo on this address, such as 127.0.0.1:8080, whether it answers, and exit")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
 	var err error
 	if *healthy != "" {
 		err = ask(ctx, *healthy)
 	} else {
 		err = serve(ctx, *listen, handler(time.Now(), *every))
 	}
+	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
-		os.Exit(1) //nolint:forbidigo // this is main
+		os.Exit(1)
 	}
 }
 

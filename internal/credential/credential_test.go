@@ -35,7 +35,8 @@ func TestHeaders(t *testing.T) {
 	}
 	source := credential.Source{Dir: dir}
 	got, err := source.Headers([]*picketv1.Header{
-		{Name: "X-Plain", Value: "a"}, {Name: "x-plain", Value: "b"},
+		{Name: "X-Plain", Value: "a"},
+		{Name: "x-plain", Value: "b"},
 		{Name: "Authorization", Value: "Bearer secret:env:PICKET_SECRET_APP"},
 		{Name: "X-File", Value: "secret:file:" + filepath.Join(dir, "token")},
 	})

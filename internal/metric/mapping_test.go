@@ -113,11 +113,13 @@ func TestRates(t *testing.T) {
 		// A series that was not there before has no rate yet; the others do.
 		{
 			look(time.Hour+40*time.Second, 40, 7, counter("requests", 1000, "code", "500")),
-			map[string]float64{"plain": 1040, "rate": 1, "mean": 0.1, "use": 0.1}, nil,
+			map[string]float64{"plain": 1040, "rate": 1, "mean": 0.1, "use": 0.1},
+			nil,
 		},
 		{
 			look(time.Hour+50*time.Second, 40, 7, counter("requests", 1020, "code", "500")),
-			map[string]float64{"plain": 1060, "rate": 2, "use": 0.2}, nil, // nothing to divide by
+			map[string]float64{"plain": 1060, "rate": 2, "use": 0.2},
+			nil, // nothing to divide by
 		},
 		// Longer than a rate means anything.
 		{look(2*time.Hour, 5000, 70), map[string]float64{"plain": 5000}, []string{"rate", "mean", "use"}},

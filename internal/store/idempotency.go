@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -59,7 +60,7 @@ func (i Idempotency) compare(row pgx.Row) error {
 	if err := row.Scan(&resource, &fingerprint); err != nil {
 		return err
 	}
-	if string(fingerprint) != string(i.Fingerprint[:]) {
+	if !bytes.Equal(fingerprint, i.Fingerprint[:]) {
 		return ErrKeyReused
 	}
 	return &ReplayError{Resource: resource}

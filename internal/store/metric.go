@@ -94,7 +94,8 @@ func (w *MetricWriter) Write(ctx context.Context, rows []Metric, redelivered boo
 	all := len(batch)
 	batch = sortMetrics(batch)
 	written.Duplicates = all - len(batch)
-	return written, w.batches.write(ctx, batch, redelivered, &written)
+	err := w.batches.write(ctx, batch, redelivered, &written)
+	return written, err
 }
 
 // metricRow is a metric in the form of its row.

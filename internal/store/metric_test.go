@@ -25,7 +25,9 @@ func writeMetrics(t testing.TB, w *MetricWriter, rows []Metric, redelivered bool
 	return written
 }
 
-func meterID(n int) uuid.UUID { return uuid.NewSHA1(uuid.NameSpaceOID, []byte{'m', byte(n >> 8), byte(n)}) }
+func meterID(n int) uuid.UUID {
+	return uuid.NewSHA1(uuid.NameSpaceOID, []byte{'m', byte(n >> 8), byte(n)})
+}
 
 // reading is what server n shows at an instant.
 func reading(n int, at time.Time, values map[string]float64) Metric {

@@ -96,6 +96,7 @@ type Token struct {
 	Hash [sha256.Size]byte
 }
 
+//nolint:gosec // names of columns
 const tokenColumns = `id, org, name, role, created_at, expires_at, revoked_at, last_used_at, coalesce(rotated_from, ''),
     created_by, hash`
 

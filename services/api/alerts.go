@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"reflect"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -128,11 +129,8 @@ func (s *Service) listAlerts(ctx context.Context, in *listAlertsInput) (*struct{
 	if len(q.States) == 0 {
 		q.States = []string{"open", "acknowledged"}
 	}
-	for _, state := range q.States {
-		if state == stateAll {
-			q.States = nil
-			break
-		}
+	if slices.Contains(q.States, stateAll) {
+		q.States = nil
 	}
 	if in.Cursor != "" {
 		var place store.AlertPlace

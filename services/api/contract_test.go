@@ -146,7 +146,7 @@ func (c *contract) schema(place string) (*jsonschema.Schema, error) {
 		return schema, nil
 	}
 	var pointer strings.Builder
-	for _, part := range strings.Split(place, "\x00") {
+	for part := range strings.SplitSeq(place, "\x00") {
 		pointer.WriteString("/" + strings.NewReplacer("~", "~0", "/", "~1", "{", "%7B", "}", "%7D").Replace(part))
 	}
 	schema, err := c.compiler.Compile(documentURL + "#" + pointer.String())

@@ -242,9 +242,9 @@ type updateGroupInput struct {
 	IfMatch string `header:"If-Match" doc:"ETag of the group that the change is based on."`
 	Body    struct {
 		Name        *string            `json:"name,omitempty" minLength:"1" maxLength:"255"`
-		Description optional[string]   `json:"description,omitempty" maxLength:"4096"`
-		Color       optional[string]   `json:"color,omitempty"`
-		Selector    optional[Selector] `json:"selector,omitempty"`
+		Description optional[string]   `json:"description,omitzero" maxLength:"4096"`
+		Color       optional[string]   `json:"color,omitzero"`
+		Selector    optional[Selector] `json:"selector,omitzero"`
 	}
 }
 

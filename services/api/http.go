@@ -3,6 +3,7 @@ package api
 import (
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -68,7 +69,7 @@ func (s *Service) wrap(next *http.ServeMux, objects http.Handler) http.Handler {
 // recovered answers for a handler that panicked, if nothing was answered yet. A handler that ends the connection on
 // purpose does so.
 func (s *Service) recovered(w *response, r *http.Request, state *request, fault any) {
-	if fault == http.ErrAbortHandler {
+	if isAbort(fault) {
 		s.metrics.inFlight.Dec()
 		panic(fault)
 	}
@@ -77,6 +78,12 @@ func (s *Service) recovered(w *response, r *http.Request, state *request, fault 
 	if w.status == 0 {
 		writePlainProblem(w, state.id, http.StatusInternalServerError, "this is a fault of ours; its details are in the log")
 	}
+}
+
+// isAbort says whether a handler panicked in order to end the connection.
+func isAbort(fault any) bool {
+	err, ok := fault.(error)
+	return ok && errors.Is(err, http.ErrAbortHandler)
 }
 
 // account counts and logs a request that is over.

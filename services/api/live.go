@@ -97,7 +97,7 @@ func (s *Service) look(ctx context.Context, who Principal, filter liveFilter, fr
 		if !r.wanted[i] {
 			continue
 		}
-		defer f.join()()
+		defer f.join()() //nolint:gocritic // one for each stream, until the end
 		at, err := awaitFeed(ctx, f)
 		if err != nil {
 			return err

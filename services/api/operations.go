@@ -101,7 +101,7 @@ type createOperationInput struct {
 		Filter        *ServersFilter `json:"filter,omitempty"`
 		Parameters    struct {
 			Tags []string `json:"tags,omitempty" maxItems:"32" example:"[\"canary\"]"`
-		} `json:"parameters,omitempty"`
+		} `json:"parameters,omitzero"`
 	}
 }
 

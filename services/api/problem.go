@@ -36,7 +36,7 @@ func away(detail string) error {
 
 // asProblem is what people are told of an error. internal says that it is a fault of ours, which is to be logged: its
 // words are not for people.
-func asProblem(ctx context.Context, err error) (told error, internal bool) {
+func asProblem(ctx context.Context, err error) (told error, internal bool) { //nolint:revive // the error told is the result, not a failure
 	if _, ok := errors.AsType[huma.StatusError](err); ok {
 		return err, false
 	}

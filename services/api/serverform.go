@@ -2,10 +2,10 @@ package api
 
 import (
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -227,14 +227,14 @@ func describeServer(server *catalog.Server) map[string]any {
 }
 
 // revisionTag is the entity tag of a revision, and what If-Match names.
-func revisionTag(revision int64) string { return fmt.Sprintf("%q", fmt.Sprint(revision)) }
+func revisionTag(revision int64) string { return strconv.Quote(strconv.FormatInt(revision, 10)) }
 
 // matches says whether If-Match, when it was sent, names the revision: RFC 9110, 13.1.1.
 func revisionMatches(ifMatch string, revision int64) bool {
 	if ifMatch == "" {
 		return true
 	}
-	for _, tag := range strings.Split(ifMatch, ",") {
+	for tag := range strings.SplitSeq(ifMatch, ",") {
 		if tag = strings.TrimSpace(tag); tag == "*" || tag == revisionTag(revision) {
 			return true
 		}

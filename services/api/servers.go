@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -241,19 +242,19 @@ type updateServerInput struct {
 	ServerPath
 	IfMatch string `header:"If-Match" doc:"ETag of the server that the change is based on."`
 	Body    struct {
-		DisplayName optional[string]         `json:"display_name,omitempty" maxLength:"255"`
-		Hostname    optional[string]         `json:"hostname,omitempty" maxLength:"255"`
-		APIURL      optional[string]         `json:"api_url,omitempty" maxLength:"2048" doc:"Checks that were made of the address before move to this one."`
-		APIToken    optional[string]         `json:"api_token,omitempty" maxLength:"4096" doc:"Takes the place of the token at once; null ends it. Needed when checks would present the one that is kept to another host, port or scheme."`
-		Description optional[string]         `json:"description,omitempty" maxLength:"4096"`
-		Version     optional[string]         `json:"version,omitempty" maxLength:"255"`
-		Region      optional[string]         `json:"region,omitempty" maxLength:"255"`
-		Environment optional[string]         `json:"environment,omitempty" maxLength:"255"`
-		Status      optional[string]         `json:"status,omitempty" doc:"active, maintenance or inactive."`
-		Tags        optional[[]string]       `json:"tags,omitempty"`
-		Groups      optional[[]string]       `json:"groups,omitempty" doc:"Names; groups that are not there are made."`
-		Metadata    optional[map[string]any] `json:"metadata,omitempty" doc:"A merge patch itself."`
-		Checks      optional[[]Check]        `json:"checks,omitempty"`
+		DisplayName optional[string]         `json:"display_name,omitzero" maxLength:"255"`
+		Hostname    optional[string]         `json:"hostname,omitzero" maxLength:"255"`
+		APIURL      optional[string]         `json:"api_url,omitzero" maxLength:"2048" doc:"Checks that were made of the address before move to this one."`
+		APIToken    optional[string]         `json:"api_token,omitzero" maxLength:"4096" doc:"Takes the place of the token at once; null ends it. Needed when checks would present the one that is kept to another host, port or scheme."`
+		Description optional[string]         `json:"description,omitzero" maxLength:"4096"`
+		Version     optional[string]         `json:"version,omitzero" maxLength:"255"`
+		Region      optional[string]         `json:"region,omitzero" maxLength:"255"`
+		Environment optional[string]         `json:"environment,omitzero" maxLength:"255"`
+		Status      optional[string]         `json:"status,omitzero" doc:"active, maintenance or inactive."`
+		Tags        optional[[]string]       `json:"tags,omitzero"`
+		Groups      optional[[]string]       `json:"groups,omitzero" doc:"Names; groups that are not there are made."`
+		Metadata    optional[map[string]any] `json:"metadata,omitzero" doc:"A merge patch itself."`
+		Checks      optional[[]Check]        `json:"checks,omitzero"`
 	}
 }
 
@@ -264,8 +265,12 @@ func (s *Service) updateServer(ctx context.Context, in *updateServerInput) (*Ser
 			to   *string
 			from optional[string]
 		}{
-			{&server.DisplayName, body.DisplayName}, {&server.Hostname, body.Hostname}, {&server.Description, body.Description},
-			{&server.Version, body.Version}, {&server.Region, body.Region}, {&server.Environment, body.Environment},
+			{&server.DisplayName, body.DisplayName},
+			{&server.Hostname, body.Hostname},
+			{&server.Description, body.Description},
+			{&server.Version, body.Version},
+			{&server.Region, body.Region},
+			{&server.Environment, body.Environment},
 		} {
 			text.from.apply(text.to)
 		}
@@ -314,9 +319,7 @@ func mergePatch(to, patch map[string]any) map[string]any {
 	if patch == nil {
 		return merged
 	}
-	for key, value := range to {
-		merged[key] = value
-	}
+	maps.Copy(merged, to)
 	for key, value := range patch {
 		if value == nil {
 			delete(merged, key)

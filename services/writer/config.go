@@ -65,9 +65,16 @@ func (c Config) Validate() error {
 		name string
 		days int
 	}{
-		{"RESULTS", r.Results}, {"METRICS", r.Metrics}, {"METRICS_5M", r.Metrics5m}, {"METRICS_1H", r.Metrics1h}, {"METRICS_1D", r.Metrics1d},
-		{"SYSTEM_METRICS", r.SystemMetrics}, {"SYSTEM_METRICS_HOURLY", r.SystemMetricsHourly},
-		{"ALERTS", r.Alerts}, {"GAPS", r.Gaps}, {"AUDIT", r.Audit},
+		{"RESULTS", r.Results},
+		{"METRICS", r.Metrics},
+		{"METRICS_5M", r.Metrics5m},
+		{"METRICS_1H", r.Metrics1h},
+		{"METRICS_1D", r.Metrics1d},
+		{"SYSTEM_METRICS", r.SystemMetrics},
+		{"SYSTEM_METRICS_HOURLY", r.SystemMetricsHourly},
+		{"ALERTS", r.Alerts},
+		{"GAPS", r.Gaps},
+		{"AUDIT", r.Audit},
 	} {
 		if setting.days < store.LeastRetention || setting.days > mostRetention {
 			faults = append(faults, fmt.Errorf("PICKET_RETENTION_%s: %d days are not within %d and %d", setting.name, setting.days, store.LeastRetention, mostRetention))

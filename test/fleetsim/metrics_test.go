@@ -127,7 +127,7 @@ func TestMetricsMisbehave(t *testing.T) {
 	// A server that is gone shows nothing either.
 	fleet.SetMetrics(0, fleetsim.GoodMetrics)
 	fleet.Set(0, fleetsim.Resetting)
-	if _, err := c.Get(fleet.MetricsURL(0)); err == nil { //nolint:noctx,bodyclose // it must fail
+	if _, err := c.Get(fleet.MetricsURL(0)); err == nil { //nolint:bodyclose // it must fail
 		t.Error("a server that resets shows its figures")
 	}
 }
@@ -174,7 +174,7 @@ func TestMetricsAreDeclaredAndControlled(t *testing.T) {
 		t.Error("figures are declared though nobody asked")
 	}
 	post := func(path string) error {
-		response, err := c.Post(admin.URL+path, "", nil) //nolint:noctx // a test's own server
+		response, err := c.Post(admin.URL+path, "", nil)
 		if err != nil {
 			return err
 		}

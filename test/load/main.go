@@ -58,14 +58,18 @@ func parse(arguments []string, out io.Writer) (options, error) {
 	return o, nil
 }
 
-func main() {
+func main() { os.Exit(program()) }
+
+// program returns the exit status.
+func program() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx)
 	stop()
 	if err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "load:", err)
-		os.Exit(1)
+		return 1
 	}
+	return 0
 }
 
 func run(ctx context.Context) error {
@@ -107,7 +111,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer stopPicket()
-	return measure(ctx, o, up)
+	return measure(ctx, o, up, os.Stdout)
 }
 
 func writeConfig(path string, fleet fleetsim.Options, interval time.Duration) (err error) {
@@ -124,9 +128,11 @@ func serveFleet(ctx context.Context, o fleetsim.Options) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println("fleet of", fleet.Len())
-	<-ctx.Done()
-	return fleet.Stop()
+	_, err = fmt.Fprintln(os.Stdout, "fleet of", fleet.Len())
+	if err == nil {
+		<-ctx.Done()
+	}
+	return errors.Join(err, fleet.Stop())
 }
 
 // start runs a program and returns what it prints, line by line.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -20,27 +22,21 @@ import (
 	"github.com/picketd/picket/internal/store"
 )
 
-var (
-	httpLine     = regexp.MustCompile(`^\s+HTTP\s+(http://\S+)`)
-	databaseLine = regexp.MustCompile(`^\s+Database\s.*'([^']+)'`)
-)
+var httpLine = regexp.MustCompile(`^\s+API\s+(http://[^/\s]+)/docs`)
 
 // measure asks the API of a running Picket and audits what it stored meanwhile.
-func measure(ctx context.Context, o options, up *output) error {
+func measure(ctx context.Context, o options, up *output, out io.Writer) error {
 	match, err := up.await(ctx, httpLine)
 	if err != nil {
 		return fmt.Errorf("find the address: %w", err)
 	}
 	base := match[1]
-	if match, err = up.await(ctx, databaseLine); err != nil {
-		return fmt.Errorf("find the database: %w", err)
-	}
-	database := match[1]
+	database := "postgres:///picket?port=5432&user=postgres&host=" + url.QueryEscape(filepath.Join(o.Dir, "data", "postgres", "run"))
 	token, err := os.ReadFile(filepath.Join(o.Dir, "data", "admin-token"))
 	if err != nil {
 		return fmt.Errorf("read the admin token: %w", err)
 	}
-	fmt.Printf("waiting until all %d checks have been looked at\n", o.Checks)
+	_, _ = fmt.Fprintf(out, "waiting until all %d checks have been looked at\n", o.Checks)
 	if err := covered(ctx, database, o); err != nil {
 		return err
 	}
@@ -49,7 +45,7 @@ func measure(ctx context.Context, o options, up *output) error {
 		return err
 	}
 	r := newReader(base, strings.TrimSpace(string(token)), func(i int) string { return fmt.Sprintf("sim-%06d", i%o.Checks) })
-	fmt.Printf("asking %.0f times a second for %s while %.0f checks a second run\n\n", o.Reads, o.For, float64(o.Checks)/o.Interval.Seconds())
+	_, _ = fmt.Fprintf(out, "asking %.0f times a second for %s while %.0f checks a second run\n\n", o.Reads, o.For, float64(o.Checks)/o.Interval.Seconds())
 	from := time.Now()
 	asking, stop := context.WithTimeout(ctx, o.For)
 	r.run(asking, o.Reads)
@@ -59,7 +55,7 @@ func measure(ctx context.Context, o options, up *output) error {
 	}
 	to := time.Now()
 	r.client.CloseIdleConnections()
-	bad := r.print(os.Stdout)
+	bad := r.print(out)
 
 	// What was due at the end has until the next tick, and a moment to be stored.
 	if err := pause(ctx, o.Interval+10*time.Second); err != nil {
@@ -73,11 +69,11 @@ func measure(ctx context.Context, o options, up *output) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("\n%-24s %12s %12s\n", "", "before", "after")
+	_, _ = fmt.Fprintf(out, "\n%-24s %12s %12s\n", "", "before", "after")
 	for _, name := range figures {
-		fmt.Printf("%-24s %12.0f %12.0f\n", name, before[name], after[name])
+		_, _ = fmt.Fprintf(out, "%-24s %12.0f %12.0f\n", name, before[name], after[name])
 	}
-	fmt.Printf("\ndue %d, seen %d (%.4f %%), missed %d, unexplained %d, not due %d %v\n", coverage.Due, coverage.Seen,
+	_, _ = fmt.Fprintf(out, "\ndue %d, seen %d (%.4f %%), missed %d, unexplained %d, not due %d %v\n", coverage.Due, coverage.Seen,
 		100*coverage.Ratio(), coverage.Missed, coverage.Unexplained, coverage.Undue, coverage.Explained)
 	switch {
 	case coverage.Unexplained > 0:

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -112,10 +113,9 @@ func oneProcess(t *testing.T, env []string, dir string) deployment {
 }
 
 var (
-	httpLine     = regexp.MustCompile(`^\s+HTTP\s+(http://\S+)`)
-	databaseLine = regexp.MustCompile(`^\s+Database\s.*psql '([^']+)'`)
-	adminLine    = regexp.MustCompile(`"admin":"([^"]+)"`)
-	apiLine      = regexp.MustCompile(`"msg":"answering".*"address":"([^"]+)"`)
+	httpLine  = regexp.MustCompile(`^\s+API\s+(http://[^/\s]+)/docs`)
+	adminLine = regexp.MustCompile(`"admin":"([^"]+)"`)
+	apiLine   = regexp.MustCompile(`"msg":"answering".*"address":"([^"]+)"`)
 )
 
 func (s *single) start() {
@@ -142,11 +142,7 @@ func (s *single) kill(string) { s.proc.kill() }
 func (s *single) natsURL() string { return "nats://" + s.nats }
 
 func (s *single) databaseURL() string {
-	address, ok := s.proc.find(databaseLine)
-	if !ok {
-		s.t.Fatal("picket up has not said where its database is")
-	}
-	return address
+	return "postgres:///picket?port=5432&user=postgres&host=" + url.QueryEscape(filepath.Join(s.data, "postgres", "run"))
 }
 
 func (s *single) api() (address, token string) {

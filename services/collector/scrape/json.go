@@ -97,7 +97,7 @@ func (r *Reading) take(name string, value jsontext.Value) {
 	if len(r.Extra) == 0 {
 		start = '{'
 	}
-	extra := append(r.Extra, start)
+	extra := append(r.Extra, start) //nolint:gocritic // kept only when it fits
 	extra, err := jsontext.AppendQuote(extra, name)
 	if err != nil {
 		r.fault("%.64q cannot be a name", name)

@@ -140,7 +140,7 @@ func (n *normalizer) comment(line []byte) {
 		name = unquoted
 	}
 	for _, suffix := range suffixes() {
-		if n.opts.Needs(append(name[:len(name):len(name)], suffix...)) {
+		if n.opts.Needs(append(slices.Clip(name), suffix...)) {
 			n.types[string(name)] = string(fields[3])
 			return
 		}
