@@ -161,7 +161,7 @@ func TestUpdateServer(t *testing.T) {
 	if same := w.must(http.StatusOK, w.admin, "GET", path, ""); same.header.Get("ETag") != `"2"` {
 		t.Errorf("a change of nothing made revision %s", same.header.Get("ETag"))
 	}
-	w.must(http.StatusOK, w.admin, "PATCH", path, `{"api_url":"http://new.example"}`).into(t, &server)
+	w.must(http.StatusOK, w.admin, "PATCH", path, `{"api_url":"http://new.example","api_token":"presented-to-new"}`).into(t, &server)
 	if got := checkNamed(t, server, "health").URL; got != "http://new.example/health" {
 		t.Errorf("health looks at %s", got)
 	}
