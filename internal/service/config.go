@@ -221,7 +221,18 @@ func innermost(err error) error {
 		err = all.Errors[0]
 	}
 	if fault, ok := errors.AsType[env.ParseError](err); ok {
-		return fault.Err
+		err = fault.Err
+	}
+	// What the standard library says names its own functions.
+	if number, ok := errors.AsType[*strconv.NumError](err); ok {
+		switch {
+		case number.Func == "ParseBool":
+			return fmt.Errorf("%q is neither true nor false", number.Num)
+		case errors.Is(number, strconv.ErrRange):
+			return fmt.Errorf("%q is out of range", number.Num)
+		default:
+			return fmt.Errorf("%q is not a number", number.Num)
+		}
 	}
 	return err
 }

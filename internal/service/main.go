@@ -84,7 +84,7 @@ type flagValues struct {
 func parseFlags(name, about string, config any, args []string, out io.Writer) (asked flagValues, done bool, code int) {
 	flags := flag.NewFlagSet(name, flag.ContinueOnError)
 	flags.SetOutput(out)
-	flags.StringVar(&asked.config, "config", os.Getenv("PICKET_CONFIG"), "YAML file whose `settings` are read")
+	flags.StringVar(&asked.config, "config", os.Getenv("PICKET_CONFIG"), "YAML `FILE` whose settings are read")
 	flags.BoolVar(&asked.healthy, "healthy", false, "ask the service that runs with these settings whether it is ready, and exit with 0 if so: for container health checks")
 	version := flags.Bool("version", false, "print the version and exit")
 	flags.Usage = func() {

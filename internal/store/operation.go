@@ -101,9 +101,10 @@ func scanOperation(row pgx.CollectableRow) (Operation, error) {
 	return o, json.Unmarshal(selection, &o.Selection)
 }
 
+// What Picket declares itself can be looked at like anything, and edited by nobody.
 const selectServersSQL = `
 SELECT s.id, s.name FROM managed_servers s
-WHERE s.org = $1 AND s.removed_at IS NULL AND s.managed_by <> 'self'
+WHERE s.org = $1 AND s.removed_at IS NULL AND (s.managed_by <> 'self' OR $12)
   AND (s.id = ANY ($2)
     OR s.id IN (SELECT m.server_id FROM v_group_members m WHERE m.org = $1 AND m.group_id = ANY ($3))
     OR ($4 AND (cardinality($5::text[]) = 0 OR s.tags @> $5) AND (cardinality($6::text[]) = 0 OR s.tags && $6)
@@ -120,7 +121,7 @@ func (s *Store) CreateOperation(ctx context.Context, o Operation, key Idempotenc
 		if err := key.claim(ctx, tx, o.ID.String()); err != nil {
 			return err
 		}
-		ids, names, err := selectServers(ctx, tx, o.Org, o.Selection)
+		ids, names, err := selectServers(ctx, tx, o)
 		if err != nil {
 			return err
 		}
@@ -155,7 +156,8 @@ func (s *Store) CreateOperation(ctx context.Context, o Operation, key Idempotenc
 	return stored, nil
 }
 
-func selectServers(ctx context.Context, tx pgx.Tx, org string, sel Selection) ([]uuid.UUID, []string, error) {
+func selectServers(ctx context.Context, tx pgx.Tx, o Operation) ([]uuid.UUID, []string, error) {
+	org, sel := o.Org, o.Selection
 	var missing []string
 	err := tx.QueryRow(ctx, `
 		SELECT coalesce(array_agg(id::text), '{}') FROM (
@@ -176,7 +178,8 @@ func selectServers(ctx context.Context, tx pgx.Tx, org string, sel Selection) ([
 		filter = *sel.Filter
 	}
 	rows, err := tx.Query(ctx, selectServersSQL, org, sel.ServerIDs, sel.GroupIDs, sel.Filter != nil, orEmpty(filter.TagsAll),
-		orEmpty(filter.TagsAny), filter.Region, filter.Environment, filter.Lifecycle, filter.HealthStatus, MaxOperationServers+1)
+		orEmpty(filter.TagsAny), filter.Region, filter.Environment, filter.Lifecycle, filter.HealthStatus, MaxOperationServers+1,
+		o.Type == OperationCheckNow)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -104,6 +104,21 @@ func TestOperationRefused(t *testing.T) {
 	}
 }
 
+// TestOperationOnSelf: what Picket watches of itself can be looked at like anything, and is not edited.
+func TestOperationOnSelf(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.declare(catalog.SourceSelf, catalog.Server{Org: "default", Name: "picket-nats", Tags: []string{"own"}, Checks: []catalog.Check{{
+		Name: "health", HTTP: &picketv1.HTTPSpec{Url: "http://127.0.0.1:1"},
+	}}})
+	o, _ := w.operation(http.StatusAccepted, w.admin, `{"operation_type":"check_now","filter":{"tags_all":["own"]}}`)
+	if o.TotalServers != 1 {
+		t.Errorf("operation %+v", o)
+	}
+	w.must(http.StatusUnprocessableEntity, w.admin, "POST", base+"/operations",
+		`{"operation_type":"tag_add","filter":{"tags_all":["own"]},"parameters":{"tags":["x"]}}`)
+}
+
 // TestOperationTakenOver: a replica that died in the middle holds nothing up, and what it wakes up to is not its own any more.
 func TestOperationTakenOver(t *testing.T) {
 	t.Parallel()

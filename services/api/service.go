@@ -87,6 +87,7 @@ func New(config Config, deps Deps) (*Service, error) {
 	if err := s.buildRoutes(); err != nil {
 		return nil, fmt.Errorf("api: %w", err)
 	}
+	s.kit.Health.Set("database", errors.New("not asked yet"))
 	return s, nil
 }
 
