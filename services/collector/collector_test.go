@@ -110,7 +110,7 @@ func TestCollectsOnSchedule(t *testing.T) {
 	put(t, conn, other)
 	s, _ := start(t, conn, "collector-a", defaults)
 
-	raw, result := next(t, follow(t, conn, bus.StreamEvents), &picketv1.ProbeResult{}, func(m *bus.Msg, r *picketv1.ProbeResult) bool {
+	raw, result := next(t, follow(t, conn, bus.StreamEvents), &picketv1.ProbeResult{}, func(m *bus.Msg, _ *picketv1.ProbeResult) bool {
 		if strings.HasSuffix(m.Subject, ".health") {
 			t.Error("ran a check of another kind")
 		}
