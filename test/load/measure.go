@@ -61,7 +61,7 @@ func measure(ctx context.Context, o options, up *output, out io.Writer) error {
 	if err := pause(ctx, o.Interval+10*time.Second); err != nil {
 		return err
 	}
-	coverage, err := audit(ctx, database, from, to)
+	coverage, findings, err := audit(ctx, database, from, to)
 	if err != nil {
 		return err
 	}
@@ -75,6 +75,9 @@ func measure(ctx context.Context, o options, up *output, out io.Writer) error {
 	}
 	_, _ = fmt.Fprintf(out, "\ndue %d, seen %d (%.4f %%), missed %d, unexplained %d, not due %d %v\n", coverage.Due, coverage.Seen,
 		100*coverage.Ratio(), coverage.Missed, coverage.Unexplained, coverage.Undue, coverage.Explained)
+	for _, finding := range findings {
+		_, _ = fmt.Fprintf(out, "  %+v\n", finding)
+	}
 	switch {
 	case coverage.Unexplained > 0:
 		return fmt.Errorf("%d results lost", coverage.Unexplained)
@@ -96,14 +99,13 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func audit(ctx context.Context, database string, from, to time.Time) (store.Coverage, error) {
+func audit(ctx context.Context, database string, from, to time.Time) (store.Coverage, []store.Finding, error) {
 	db, err := store.Open(ctx, store.Options{URL: database, Log: slog.New(slog.DiscardHandler), MaxConns: 2})
 	if err != nil {
-		return store.Coverage{}, err
+		return store.Coverage{}, nil, err
 	}
 	defer db.Close()
-	coverage, _, err := db.Audit(ctx, store.CoverageFilter{}, from, to, 10)
-	return coverage, err
+	return db.Audit(ctx, store.CoverageFilter{}, from, to, 10)
 }
 
 // covered waits until every check has been looked at once.
