@@ -29,15 +29,17 @@ type Options struct {
 	URL string
 	// Log takes what happens without a caller; nil discards it.
 	Log *slog.Logger
-	// MaxConns bounds the pool; 0 is [DefaultMaxConns].
+	// MaxConns bounds the pool; 0 is [DefaultMaxConns]. One more connection asks whether the database answers.
 	MaxConns int
 }
 
 // Store is Picket's database. It is safe for concurrent use.
 type Store struct {
 	pool *pgxpool.Pool
-	log  *slog.Logger
-	mode atomic.Pointer[Mode]
+	// pings holds the one connection of Ping.
+	pings *pgxpool.Pool
+	log   *slog.Logger
+	mode  atomic.Pointer[Mode]
 }
 
 // Open prepares a pool and connects to nothing: it succeeds while the database is away, and fails only for a connection
@@ -59,11 +61,18 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
+	config = config.Copy()
+	config.MaxConns, config.MinConns = 1, 0
+	pings, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("open store: %w", err)
+	}
 	log := opts.Log
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Store{pool: pool, log: log}, nil
+	return &Store{pool: pool, pings: pings, log: log}, nil
 }
 
 // prepare sets what every connection of ours has in common.
@@ -78,13 +87,17 @@ func prepare(config *pgx.ConnConfig) {
 }
 
 // Close gives all connections back. It waits for those in use.
-func (s *Store) Close() { s.pool.Close() }
+func (s *Store) Close() {
+	s.pings.Close()
+	s.pool.Close()
+}
 
-// Ping asks the database for an answer and waits at most a second for it, so that a frozen database is noticed.
+// Ping asks the database for an answer and waits at most a second for it, so that a frozen database is noticed. It has a
+// connection of its own: that all others are busy says nothing of the database.
 func (s *Store) Ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
-	if err := s.pool.Ping(ctx); err != nil {
+	if err := s.pings.Ping(ctx); err != nil {
 		return fmt.Errorf("ping database: %w", err)
 	}
 	return nil

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/picketd/picket/internal/embedded/embeddedtest"
 )
 
@@ -70,5 +72,25 @@ func exec(t testing.TB, s *Store, sql string, args ...any) {
 	t.Helper()
 	if _, err := s.pool.Exec(t.Context(), sql, args...); err != nil {
 		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// TestPingOfABusyStore: readers that take every connection do not make the database look as if it were away, or a busy
+// api would answer that it is.
+func TestPingOfABusyStore(t *testing.T) {
+	t.Parallel()
+	s, err := Open(t.Context(), Options{URL: embeddedtest.Postgres(t).URL, MaxConns: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	err = InTx(t.Context(), s, 0, func(ctx context.Context, tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SELECT 1`); err != nil {
+			return err
+		}
+		return s.Ping(ctx)
+	})
+	if err != nil {
+		t.Errorf("with every connection in use: %v", err)
 	}
 }
