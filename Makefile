@@ -13,7 +13,7 @@ PKG ?= work
 BENCH ?= .
 
 .DEFAULT_GOAL := help
-.PHONY: help up test bench microbench lint fmt gen verify contract fix build clean tools go
+.PHONY: help up test bench microbench lint fmt gen generate verify contract fix build clean tools go
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-17s %s\n", $$1, $$2 }'
@@ -46,8 +46,10 @@ lint: go $(LINT) ## find what is wrong with the code beyond what the compiler sa
 fmt: go $(LINT) ## format the code
 	@$(LINT) fmt $$(go list -m -f '{{.Dir}}')
 
-gen: go $(BUF) $(TOOLS)/protoc-gen-go $(OAPI) ## write all generated files anew
+gen: generate $(BUF) $(TOOLS)/protoc-gen-go ## write all generated files anew
 	@cd proto && $(BUF) generate
+
+generate: go $(OAPI) ## of gen, what needs no protocol tools: configuration, documents, the client of the API
 	@go generate work
 
 verify: go $(LINT) $(BUF) $(TOOLS)/protoc-gen-go $(OAPI) ## check everything that needs no running: format, vet, lint, generated files, modules
