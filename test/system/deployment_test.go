@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -29,6 +28,10 @@ type deployment interface {
 	kill(part string)
 	natsURL() string
 	databaseURL() string
+	// nats is the server below it when the test can break it, else nil.
+	nats() *natsServer
+	// database is the one below it when the test can break it, else nil.
+	database() *postgres
 	// api is where the API is, and an admin's token.
 	api() (address, token string)
 }
@@ -101,14 +104,26 @@ func freeAddress(t *testing.T) string {
 type single struct {
 	t    *testing.T
 	proc *process
-	nats string
+	own  string // address of its own NATS
 	data string
+
+	server   *natsServer // in the place of its own; nil: none
+	postgres *postgres
 }
 
 func oneProcess(t *testing.T, env []string, dir string) deployment {
-	s := &single{t: t, nats: freeAddress(t), data: filepath.Join(dir, "data")}
+	return oneProcessOn(t, nil, env, dir)
+}
+
+// oneProcessOn is oneProcess with a NATS server of the test's, unless that is nil.
+func oneProcessOn(t *testing.T, server *natsServer, env []string, dir string) *single {
+	s := &single{t: t, own: freeAddress(t), data: filepath.Join(dir, "data"), server: server}
+	s.postgres = &postgres{t: t, dir: filepath.Join(s.data, "postgres"), kept: true}
+	if server != nil {
+		env = append(slices.Clip(env), "NATS_URL="+server.via("picket up"))
+	}
 	s.proc = newProcess(t, "picket up", "picket",
-		[]string{"up", "--data-dir", s.data, "--nats-listen", s.nats, "--http-listen", "127.0.0.1:0"}, environment(env...))
+		[]string{"up", "--data-dir", s.data, "--nats-listen", s.own, "--http-listen", "127.0.0.1:0"}, environment(env...))
 	return s
 }
 
@@ -139,11 +154,18 @@ func (s *single) parts() []string { return []string{"picket up"} }
 
 func (s *single) kill(string) { s.proc.kill() }
 
-func (s *single) natsURL() string { return "nats://" + s.nats }
-
-func (s *single) databaseURL() string {
-	return "postgres:///picket?port=5432&user=postgres&host=" + url.QueryEscape(filepath.Join(s.data, "postgres", "run"))
+func (s *single) natsURL() string {
+	if s.server != nil {
+		return s.server.url()
+	}
+	return "nats://" + s.own
 }
+
+func (s *single) nats() *natsServer { return s.server }
+
+func (s *single) database() *postgres { return s.postgres }
+
+func (s *single) databaseURL() string { return s.postgres.url() }
 
 func (s *single) api() (address, token string) {
 	address, ok := s.proc.find(httpLine)
@@ -167,8 +189,10 @@ const (
 type many struct {
 	t        *testing.T
 	dir      string
-	nats     string
-	database string
+	shared   string // address of NATS, unless there is a server
+	server   *natsServer
+	dsn      string    // of the database, unless there is one to break
+	postgres *postgres // behind a wire of its own
 	env      []string
 	procs    map[string]*process
 }
@@ -178,7 +202,11 @@ func manyProcesses(t *testing.T, env []string, dir string) deployment {
 }
 
 func manyProcessesOn(t *testing.T, database string, env []string, dir string) *many {
-	m := &many{t: t, dir: dir, nats: embeddedtest.NATS(t), database: database, env: env, procs: map[string]*process{}}
+	return newMany(&many{t: t, dir: dir, shared: embeddedtest.NATS(t), dsn: database, env: env})
+}
+
+func newMany(m *many) *many {
+	m.procs = map[string]*process{}
 	for _, service := range services() {
 		m.add(service, service)
 	}
@@ -187,8 +215,16 @@ func manyProcessesOn(t *testing.T, database string, env []string, dir string) *m
 
 // add makes another process of a service; start starts it.
 func (m *many) add(name, service string) *process {
+	nats := m.shared
+	if m.server != nil {
+		nats = m.server.via(name)
+	}
+	dsn := m.dsn
+	if m.postgres != nil {
+		dsn = m.postgres.serviceURL()
+	}
 	env := append([]string{
-		"NATS_URL=" + m.nats, "DATABASE_URL=" + m.database, "PICKET_ADMIN_LISTEN=127.0.0.1:0", "PICKET_INSTANCE=" + name,
+		"NATS_URL=" + nats, "DATABASE_URL=" + dsn, "PICKET_ADMIN_LISTEN=127.0.0.1:0", "PICKET_INSTANCE=" + name,
 		"PICKET_API_LISTEN=127.0.0.1:0", "PICKET_ADMIN_TOKEN=" + adminToken, "PICKET_SECRET_KEY=" + secretKey,
 		"PICKET_EXPORT_DIR=" + filepath.Join(m.dir, "exports"),
 	}, m.env...)
@@ -228,7 +264,14 @@ func (m *many) parts() []string { return services() }
 
 func (m *many) kill(part string) { m.procs[part].kill() }
 
-func (m *many) natsURL() string { return m.nats }
+func (m *many) natsURL() string {
+	if m.server != nil {
+		return m.server.url()
+	}
+	return m.shared
+}
+
+func (m *many) nats() *natsServer { return m.server }
 
 func (m *many) api() (address, token string) {
 	address, ok := m.procs["api"].find(apiLine)
@@ -238,7 +281,14 @@ func (m *many) api() (address, token string) {
 	return "http://" + address, adminToken
 }
 
-func (m *many) databaseURL() string { return m.database }
+func (m *many) database() *postgres { return m.postgres }
+
+func (m *many) databaseURL() string {
+	if m.postgres != nil {
+		return m.postgres.url()
+	}
+	return m.dsn
+}
 
 func ready(t *testing.T, address string) error {
 	t.Helper()
@@ -284,6 +334,18 @@ func openStore(t *testing.T, d deployment) *store.Store {
 
 func deployments() map[string]func(*testing.T, []string, string) deployment {
 	return map[string]func(*testing.T, []string, string) deployment{"one process": oneProcess, "many processes": manyProcesses}
+}
+
+// breakable are the deployments whose servers the test can break.
+func breakable() map[string]func(*testing.T, []string, string) deployment {
+	return map[string]func(*testing.T, []string, string) deployment{
+		"one process": func(t *testing.T, env []string, dir string) deployment {
+			return oneProcessOn(t, newNATSServer(t), env, dir)
+		},
+		"many processes": func(t *testing.T, env []string, dir string) deployment {
+			return newMany(&many{t: t, dir: dir, server: newNATSServer(t), postgres: startPostgres(t, filepath.Join(dir, "database")), env: env})
+		},
+	}
 }
 
 // processes are all programs of a deployment, by name.
