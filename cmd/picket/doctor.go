@@ -20,7 +20,8 @@ import (
 )
 
 type doctorCommand struct {
-	Config string `short:"c" env:"PICKET_CONFIG" type:"path" help:"YAML file with settings."`
+	Config  string `short:"c" env:"PICKET_CONFIG" type:"path" help:"YAML file with settings."`
+	DataDir string `type:"path" help:"The data directory that picket up is to use."`
 }
 
 func (doctorCommand) Help() string {
@@ -51,6 +52,9 @@ func (c *doctorCommand) Run(ctx context.Context, std console) error {
 		if s.DataDir, _ = defaultDataDir(); s.DataDir == "" {
 			s.DataDir = os.TempDir()
 		}
+	}
+	if c.DataDir != "" {
+		s.DataDir = c.DataDir
 	}
 	findings := []finding{{what: "configuration", good: "reads without a fault", bad: err}}
 	findings = append(findings, lookAtDatabase(ctx, s), lookAtNATS(ctx, s), lookAtPort(ctx, "http port", s.AdminListen, "--http-listen"),

@@ -102,9 +102,9 @@ func (c *upCommand) settings() (settings, error) {
 	if s.Instance == "" {
 		s.Instance = service.DefaultInstance()
 	}
-	if os.Getenv("LOG_LEVEL") == "" && s.LogLevel == slog.LevelInfo {
+	if os.Getenv("LOG_LEVEL") == "" && s.LogLevel.Level() == slog.LevelInfo {
 		// The first screen belongs to what to do next; what goes wrong still shows.
-		s.LogLevel = slog.LevelWarn
+		s.LogLevel = service.LogLevel(slog.LevelWarn)
 	}
 	return s, nil
 }

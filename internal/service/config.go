@@ -33,7 +33,7 @@ type Common struct {
 	Instance        string        `env:"PICKET_INSTANCE" desc:"Name of this process, unique among the living; empty: host name and process id."`
 	AdminListen     string        `env:"PICKET_ADMIN_LISTEN" desc:"Address of /livez, /readyz, /health and /metrics."`
 	PprofListen     string        `env:"PICKET_PPROF_LISTEN" desc:"Address of /debug/pprof, which shows what is in memory; empty: none."`
-	LogLevel        slog.Level    `env:"LOG_LEVEL" desc:"Least level that is logged: DEBUG, INFO, WARN or ERROR."`
+	LogLevel        LogLevel      `env:"LOG_LEVEL" desc:"Least level that is logged: DEBUG, INFO, WARN or ERROR."`
 	LogFormat       LogFormat     `env:"PICKET_LOG_FORMAT" desc:"auto, json or text; auto is text on a terminal."`
 	ShutdownTimeout time.Duration `env:"PICKET_SHUTDOWN_TIMEOUT" desc:"How long a stop may take before the process ends all the same."`
 }
@@ -48,7 +48,7 @@ func DefaultCommon(adminListen string) Common {
 		StreamReplicas:  1,
 		Location:        "local",
 		AdminListen:     adminListen,
-		LogLevel:        slog.LevelInfo,
+		LogLevel:        LogLevel(slog.LevelInfo),
 		LogFormat:       LogAuto,
 		ShutdownTimeout: 20 * time.Second,
 	}

@@ -2,6 +2,7 @@ package service_test
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -72,6 +73,24 @@ func TestLoadNamesEveryFault(t *testing.T) {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("no %q in:\n%v", want, err)
 		}
+	}
+}
+
+// TestLogLevel: what the source systems' files say of the level means the same here.
+func TestLogLevel(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]slog.Level{
+		"debug": slog.LevelDebug, "INFO": slog.LevelInfo, "WARNING": slog.LevelWarn, "warn": slog.LevelWarn, "CRITICAL": slog.LevelError,
+	} {
+		got := defaults()
+		if err := service.Load(&got, service.Sources{Environ: []string{"LOG_LEVEL=" + text}}); err != nil || got.LogLevel.Level() != want {
+			t.Errorf("%s: %v (%v), want %v", text, got.LogLevel, err, want)
+		}
+	}
+	got := defaults()
+	err := service.Load(&got, service.Sources{Environ: []string{"LOG_LEVEL=loud"}})
+	if err == nil || !strings.HasSuffix(err.Error(), `LOG_LEVEL: "loud" is no level: write DEBUG, INFO, WARN or ERROR`) {
+		t.Errorf("loud: %v", err)
 	}
 }
 

@@ -33,10 +33,34 @@ func (f *LogFormat) UnmarshalText(text []byte) error {
 	}
 }
 
+// LogLevel is the least level that is logged.
+type LogLevel slog.Level
+
+// Level makes it a slog.Leveler.
+func (l LogLevel) Level() slog.Level { return slog.Level(l) }
+
+// MarshalText returns slog's name of the level.
+func (l LogLevel) MarshalText() ([]byte, error) { return slog.Level(l).MarshalText() }
+
+// UnmarshalText accepts slog's names, and Python's, which the settings of the source systems hold.
+func (l *LogLevel) UnmarshalText(text []byte) error {
+	switch strings.ToUpper(string(text)) {
+	case "WARNING":
+		*l = LogLevel(slog.LevelWarn)
+	case "CRITICAL":
+		*l = LogLevel(slog.LevelError)
+	default:
+		if err := (*slog.Level)(l).UnmarshalText(text); err != nil {
+			return fmt.Errorf("%q is no level: write DEBUG, INFO, WARN or ERROR", text)
+		}
+	}
+	return nil
+}
+
 // NewLogger writes to out: one JSON object a line (`ts`, `level`, `msg`, fields), or
 // coloured text when the format or the terminal says so, with the lines of renderings
 // as sentences. NO_COLOR is obeyed.
-func NewLogger(out *os.File, level slog.Level, format LogFormat) *slog.Logger {
+func NewLogger(out *os.File, level slog.Leveler, format LogFormat) *slog.Logger {
 	terminal := isatty.IsTerminal(out.Fd())
 	if format == LogText || format == LogAuto && terminal {
 		text := tint.NewTextHandler(out, &tint.Options{
@@ -47,7 +71,7 @@ func NewLogger(out *os.File, level slog.Level, format LogFormat) *slog.Logger {
 	return newJSONLogger(out, level)
 }
 
-func newJSONLogger(out io.Writer, level slog.Level) *slog.Logger {
+func newJSONLogger(out io.Writer, level slog.Leveler) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(out, &slog.HandlerOptions{
 		Level: level,
 		ReplaceAttr: func(groups []string, attr slog.Attr) slog.Attr {
