@@ -360,7 +360,7 @@ func TestFrozenDatabase(t *testing.T) {
 		eventually(t, name+" is ready again", func() error { return ready(t, "http://"+address) })
 	}
 	me.must(http.MethodGet, "/summary", nil, nil)
-	m.database = db.URL
+	m.dsn = db.URL
 	if coverage := audit(t, m, o, began); coverage.Missed > 0 {
 		t.Errorf("%d ticks missed because the database was frozen", coverage.Missed)
 	}
