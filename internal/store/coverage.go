@@ -78,6 +78,7 @@ func (s *Store) Audit(ctx context.Context, filter CoverageFilter, from, to time.
 }
 
 func (s *Store) audit(ctx context.Context, filter CoverageFilter, from, to time.Time, limit int) (Coverage, []Finding, error) {
+	from, to = wholeMillisecond(from), wholeMillisecond(to)
 	a := auditor{from: from.UnixMilli(), to: to.UnixMilli(), limit: limit, total: Coverage{Explained: map[string]int64{}}}
 	checks, err := s.checkInfos(ctx, filter)
 	if err != nil {
@@ -94,6 +95,12 @@ func (s *Store) audit(ctx context.Context, filter CoverageFilter, from, to time.
 		}
 	}
 	return a.total, a.findings, nil
+}
+
+// wholeMillisecond is the first instant at or after t at which a tick may be: ticks are whole milliseconds, and those that
+// are due must begin and end where the rows do.
+func wholeMillisecond(t time.Time) time.Time {
+	return time.UnixMilli(t.Add(time.Millisecond - 1).UnixMilli())
 }
 
 // auditRow is what a row of server_health_checks says about ticks.

@@ -219,3 +219,34 @@ func TestDueRate(t *testing.T) {
 		t.Errorf("%v a second after a removal, want %v", got, want)
 	}
 }
+
+// Ticks are whole milliseconds, the spans that people ask for are not: a tick is within one or it is not, for the schedule as
+// for the rows.
+func TestCoverageBetweenMilliseconds(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	start := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+	info := addCheck(t, s, 1, 10*time.Second, start.Add(-time.Hour), "local")
+	rows := due(info, "local", start, start.Add(time.Minute))
+	write(t, s.NewResultWriter(), rows)
+	first, last := rows[1].ScheduledAt, rows[4].ScheduledAt
+	for _, test := range []struct {
+		from, to time.Time
+		want     int64
+	}{
+		{first, last, 3},
+		{first.Add(time.Microsecond), last, 2},
+		{first.Add(999 * time.Microsecond), last, 2},
+		{first.Add(-time.Microsecond), last, 3},
+		{first, last.Add(time.Nanosecond), 4},
+		{first, last.Add(-time.Microsecond), 3},
+	} {
+		got, findings, err := s.Audit(t.Context(), CoverageFilter{}, test.from, test.to, 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Due != test.want || got.Seen != test.want || len(findings) > 0 {
+			t.Errorf("from %s to %s: due %d, seen %d, %+v, want %d of both", test.from, test.to, got.Due, got.Seen, findings, test.want)
+		}
+	}
+}
