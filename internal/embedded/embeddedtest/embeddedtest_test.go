@@ -1,6 +1,7 @@
 package embeddedtest_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -144,6 +145,41 @@ func TestFaultProxy(t *testing.T) {
 	}
 	if err := ping(connect(t, database.Via(proxy.Addr()))); err != nil {
 		t.Errorf("new connection after a cut: %v", err)
+	}
+}
+
+// A COMMIT that is carried out, and whose answer never comes.
+func TestFaultProxyInspect(t *testing.T) {
+	t.Parallel()
+	database := embeddedtest.Postgres(t)
+	proxy := embeddedtest.FaultProxy(t, database.Server)
+	if _, err := connect(t, database.URL).Exec(t.Context(), "CREATE TABLE kept (id int)"); err != nil {
+		t.Fatal(err)
+	}
+	conn := connect(t, database.Via(proxy.Addr()))
+	insert := func(id int) error {
+		return pgx.BeginFunc(t.Context(), conn, func(tx pgx.Tx) error {
+			_, err := tx.Exec(t.Context(), "INSERT INTO kept VALUES ($1)", id)
+			return err
+		})
+	}
+	proxy.Inspect(func(from embeddedtest.Side, data []byte) int {
+		if from == embeddedtest.Server && bytes.Contains(data, []byte("COMMIT\x00")) {
+			return 0
+		}
+		return len(data)
+	})
+	if err := insert(1); err == nil {
+		t.Error("an answer came")
+	}
+	proxy.Inspect(nil)
+	conn = connect(t, database.Via(proxy.Addr()))
+	if err := insert(2); err != nil {
+		t.Error(err)
+	}
+	var kept int
+	if err := conn.QueryRow(t.Context(), "SELECT count(*) FROM kept").Scan(&kept); err != nil || kept != 2 {
+		t.Errorf("%d rows, %v; want both", kept, err)
 	}
 }
 

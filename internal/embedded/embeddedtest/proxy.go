@@ -17,11 +17,26 @@ type Proxy struct {
 	ctx             context.Context // ends with the proxy
 	wg              sync.WaitGroup
 
-	mu     sync.Mutex
-	thawed chan struct{} // closed while data flows
-	conns  map[net.Conn]struct{}
-	closed bool
+	mu      sync.Mutex
+	thawed  chan struct{} // closed while data flows
+	conns   map[net.Conn]struct{}
+	inspect Inspector
+	closed  bool
 }
+
+// Side is who sends.
+type Side int
+
+// The two sides of a connection.
+const (
+	Client Side = iota
+	Server
+)
+
+// Inspector is shown data before it goes on, in pieces as they come from the wire: whole where a message is shorter than
+// 32 KiB and sent at once, which nothing guarantees. It returns how much of it goes on. When that is not all, the
+// connection is cut behind it, at both ends. It is called concurrently for different connections.
+type Inspector func(from Side, data []byte) (pass int)
 
 // FaultProxy listens on a free port of 127.0.0.1 and hands connections on to the target, "host:port" or
 // "unix:/path/of/a/socket". It ends with the test.
@@ -56,6 +71,24 @@ func (p *Proxy) Cut() {
 	for conn := range p.conns {
 		conn.Close()
 	}
+}
+
+// Inspect has all data shown to inspect from now on, also that of connections that are there; nil ends it.
+func (p *Proxy) Inspect(inspect Inspector) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.inspect = inspect
+}
+
+// passes is how much of a piece may go on.
+func (p *Proxy) passes(from Side, data []byte) int {
+	p.mu.Lock()
+	inspect := p.inspect
+	p.mu.Unlock()
+	if inspect == nil {
+		return len(data)
+	}
+	return min(inspect(from, data), len(data))
 }
 
 // Freeze stops the data of all connections, and of new ones, which are still accepted: a server that hangs. Nothing that
@@ -157,14 +190,14 @@ func (p *Proxy) serve(client net.Conn) {
 	}
 	defer p.drop(server)
 	var both sync.WaitGroup
-	both.Go(func() { p.copy(server, client) })
-	both.Go(func() { p.copy(client, server) })
+	both.Go(func() { p.copy(Client, server, client) })
+	both.Go(func() { p.copy(Server, client, server) })
 	both.Wait()
 }
 
 // copy moves data until either side ends, then ends the other side's reading too. A half-closed connection counts as
 // ended: no protocol behind this proxy uses them.
-func (p *Proxy) copy(dst, src net.Conn) {
+func (p *Proxy) copy(from Side, dst, src net.Conn) {
 	defer dst.Close()
 	defer src.Close()
 	buffer := make([]byte, 32<<10)
@@ -172,7 +205,8 @@ func (p *Proxy) copy(dst, src net.Conn) {
 		n, err := src.Read(buffer)
 		if n > 0 {
 			p.flowing()
-			if _, err := dst.Write(buffer[:n]); err != nil {
+			pass := p.passes(from, buffer[:n])
+			if _, err := dst.Write(buffer[:pass]); err != nil || pass < n {
 				return
 			}
 		}
