@@ -17,6 +17,7 @@ import (
 	"github.com/picketd/picket/internal/bus"
 	"github.com/picketd/picket/internal/embedded/embeddedtest"
 	"github.com/picketd/picket/internal/store"
+	"github.com/picketd/picket/test/deploy/stack"
 )
 
 // deployment is Picket as somebody runs it.
@@ -135,7 +136,9 @@ var (
 
 func (s *single) start() {
 	s.t.Helper()
-	s.proc.start()
+	if !s.proc.running() {
+		s.proc.start()
+	}
 	eventually(s.t, "picket up is ready", func() error {
 		select {
 		case <-s.proc.exited:
@@ -194,7 +197,10 @@ type many struct {
 	dsn      string    // of the database, unless there is one to break
 	postgres *postgres // behind a wire of its own
 	env      []string
+	stack    *stack.Stack // what deploy/ tells the services; nil: what is told here
 	procs    map[string]*process
+	// databaseWires are those to the database that one process has for itself.
+	databaseWires map[string]*embeddedtest.Proxy
 }
 
 func manyProcesses(t *testing.T, env []string, dir string) deployment {
@@ -206,7 +212,7 @@ func manyProcessesOn(t *testing.T, database string, env []string, dir string) *m
 }
 
 func newMany(m *many) *many {
-	m.procs = map[string]*process{}
+	m.procs, m.databaseWires = map[string]*process{}, map[string]*embeddedtest.Proxy{}
 	for _, service := range services() {
 		m.add(service, service)
 	}
@@ -215,6 +221,9 @@ func newMany(m *many) *many {
 
 // add makes another process of a service; start starts it.
 func (m *many) add(name, service string) *process {
+	if m.stack != nil {
+		return m.addContainer(name, service)
+	}
 	nats := m.shared
 	if m.server != nil {
 		nats = m.server.via(name)
@@ -235,14 +244,9 @@ func (m *many) add(name, service string) *process {
 func (m *many) start() {
 	m.t.Helper()
 	for _, p := range m.procs {
-		if p.exited != nil {
-			select {
-			case <-p.exited:
-			default:
-				continue
-			}
+		if !p.running() {
+			p.start()
 		}
-		p.start()
 	}
 	for name, p := range m.procs {
 		eventually(m.t, name+" is ready", func() error {
@@ -278,7 +282,14 @@ func (m *many) api() (address, token string) {
 	if !ok {
 		m.t.Fatal("the api has not said where it is")
 	}
-	return "http://" + address, adminToken
+	return "http://" + address, m.token()
+}
+
+func (m *many) token() string {
+	if m.stack != nil {
+		return m.stack.Secrets["PICKET_ADMIN_TOKEN"]
+	}
+	return adminToken
 }
 
 func (m *many) database() *postgres { return m.postgres }
@@ -292,7 +303,13 @@ func (m *many) databaseURL() string {
 
 func ready(t *testing.T, address string) error {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address+"/readyz", nil)
+	return answers(t, address+"/readyz")
+}
+
+// answers wants a good answer.
+func answers(t *testing.T, address string) error {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -304,7 +321,7 @@ func ready(t *testing.T, address string) error {
 	if response.StatusCode != http.StatusOK {
 		var reasons strings.Builder
 		_ = response.Write(&reasons)
-		return fmt.Errorf("not ready: %s", reasons.String())
+		return fmt.Errorf("not well: %s", reasons.String())
 	}
 	return nil
 }
@@ -333,7 +350,21 @@ func openStore(t *testing.T, d deployment) *store.Store {
 }
 
 func deployments() map[string]func(*testing.T, []string, string) deployment {
-	return map[string]func(*testing.T, []string, string) deployment{"one process": oneProcess, "many processes": manyProcesses}
+	all := map[string]func(*testing.T, []string, string) deployment{"one process": oneProcess}
+	for name, deploy := range separate() {
+		all[name] = func(t *testing.T, env []string, dir string) deployment { return deploy(t, env, dir) }
+	}
+	return all
+}
+
+// separate are the deployments of a process for each service.
+func separate() map[string]func(*testing.T, []string, string) *many {
+	return map[string]func(*testing.T, []string, string) *many{
+		"many processes": func(t *testing.T, env []string, dir string) *many {
+			return manyProcessesOn(t, embeddedtest.Postgres(t).URL, env, dir)
+		},
+		"stack": onStack,
+	}
 }
 
 // breakable are the deployments whose servers the test can break.

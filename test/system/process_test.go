@@ -45,7 +45,10 @@ func environment(own ...string) []string {
 
 func newProcess(t *testing.T, name, program string, args, env []string) *process {
 	t.Helper()
-	p := &process{t: t, name: name, program: filepath.Join(programs, program), args: args, env: env}
+	if !filepath.IsAbs(program) {
+		program = filepath.Join(programs, program)
+	}
+	p := &process{t: t, name: name, program: program, args: args, env: env}
 	t.Cleanup(func() {
 		if err := p.terminate(); err != nil && !p.killed {
 			t.Errorf("%s: %v", name, err)
@@ -55,6 +58,19 @@ func newProcess(t *testing.T, name, program string, args, env []string) *process
 		}
 	})
 	return p
+}
+
+// running reports whether the program was started and has not ended.
+func (p *process) running() bool {
+	if p.exited == nil {
+		return false
+	}
+	select {
+	case <-p.exited:
+		return false
+	default:
+		return true
+	}
 }
 
 // start runs the program anew.
