@@ -2,7 +2,6 @@ package deploy_test
 
 import (
 	"bytes"
-	"context"
 	"debug/elf"
 	"os"
 	"os/exec"
@@ -13,48 +12,26 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/compose-spec/compose-go/v2/cli"
 	"github.com/compose-spec/compose-go/v2/types"
+
+	"github.com/picketd/picket/test/deploy/stack"
 )
 
-// loadCompose loads deploy/compose.yaml as docker compose would with the given .env and nothing else of the environment.
+// loadCompose loads deploy/compose.yaml with the given .env.
 func loadCompose(t *testing.T, envFile string) *types.Project {
 	t.Helper()
-	options, err := cli.NewProjectOptions([]string{filepath.Join(root, "deploy", "compose.yaml")},
-		cli.WithEnvFiles(envFile), cli.WithDotEnv, cli.WithProfiles([]string{"*"}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	project, err := options.LoadProject(context.Background())
+	project, err := stack.Load(root, envFile)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return project
 }
 
-// own reports whether we build the service, and which program it is.
-func own(service types.ServiceConfig) (program string, ok bool) {
-	if service.Build == nil || service.Build.Args["SERVICE"] == nil {
-		return "", false
-	}
-	return *service.Build.Args["SERVICE"], true
-}
-
-// oneShot reports whether somebody waits for the end of a service.
-func oneShot(project *types.Project, name string) bool {
-	for _, service := range project.Services {
-		if service.DependsOn[name].Condition == types.ServiceConditionCompletedSuccessfully {
-			return true
-		}
-	}
-	return false
-}
-
 // TestComposeLoads: with what deploy/secrets makes, and with nothing besides; without it, it is refused in words that help.
 func TestComposeLoads(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), ".env")
-	made := secrets(t, file)
+	made := stack.Secrets(t, file)
 	project := loadCompose(t, file)
 	for _, name := range append(users(), "nats", "timescaledb", "s3", "prometheus", "grafana") {
 		if _, ok := project.Services[name]; !ok {
@@ -66,11 +43,7 @@ func TestComposeLoads(t *testing.T) {
 	if err := os.WriteFile(empty, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	options, err := cli.NewProjectOptions([]string{filepath.Join(root, "deploy", "compose.yaml")}, cli.WithEnvFiles(empty), cli.WithDotEnv)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := options.LoadProject(context.Background()); err == nil || !strings.Contains(err.Error(), "run deploy/secrets") {
+	if _, err := stack.Load(root, empty); err == nil || !strings.Contains(err.Error(), "run deploy/secrets") {
 		t.Errorf("without secrets: %v", err)
 	}
 
@@ -104,7 +77,7 @@ func TestComposeLoads(t *testing.T) {
 func TestContainersAreHardened(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), ".env")
-	secrets(t, file)
+	stack.Secrets(t, file)
 	project := loadCompose(t, file)
 	for name, service := range project.Services {
 		t.Run(name, func(t *testing.T) {
@@ -136,7 +109,7 @@ func TestContainersAreHardened(t *testing.T) {
 			if service.ContainerName != "" {
 				t.Errorf("has the name %s, so there can be only one", service.ContainerName)
 			}
-			if _, ours := own(service); ours && name != "api" && len(service.Ports) > 0 {
+			if _, ours := stack.Own(service); ours && name != "api" && len(service.Ports) > 0 {
 				t.Errorf("has a port of the host, so there can be only one")
 			}
 			for _, port := range service.Ports {
@@ -144,7 +117,7 @@ func TestContainersAreHardened(t *testing.T) {
 					t.Errorf("port %s is open to everybody by default", port.Published)
 				}
 			}
-			switch ends := oneShot(project, name); {
+			switch ends := stack.OneShot(project, name); {
 			case ends && (service.Restart != "" || service.HealthCheck != nil):
 				t.Error("runs once, and has a health check or is restarted")
 			case !ends && (service.HealthCheck == nil || service.Restart != "unless-stopped"):
@@ -152,7 +125,7 @@ func TestContainersAreHardened(t *testing.T) {
 			}
 			for other, dependency := range service.DependsOn {
 				want := types.ServiceConditionHealthy
-				if oneShot(project, other) {
+				if stack.OneShot(project, other) {
 					want = types.ServiceConditionCompletedSuccessfully
 				}
 				if dependency.Condition != want {
@@ -179,9 +152,9 @@ var settingLine = regexp.MustCompile(`(?m)^  ([A-Z][A-Z0-9_]+) `)
 func TestServicesKnowTheirVariables(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), ".env")
-	secrets(t, file)
+	stack.Secrets(t, file)
 	for name, service := range loadCompose(t, file).Services {
-		program, ours := own(service)
+		program, ours := stack.Own(service)
 		if !ours || program == "demo" {
 			continue
 		}

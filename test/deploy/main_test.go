@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/picketd/picket/internal/embedded/embeddedtest"
+	"github.com/picketd/picket/test/deploy/stack"
 )
 
 // patience bounds every wait; nothing waits that long when all is well.
@@ -72,17 +73,13 @@ func program(t *testing.T, importPath string) string {
 // natsServer is the server as its own project builds it, in the version that the services are tested with.
 func natsServer(t *testing.T) string {
 	t.Helper()
-	return program(t, "github.com/nats-io/nats-server/v2")
+	return program(t, stack.NATSServer)
 }
 
 // serviceProgram is one of our services.
 func serviceProgram(t *testing.T, name string) string {
 	t.Helper()
-	path := "github.com/picketd/picket/services/" + name + "/cmd/" + name
-	if name == "demo" {
-		path = "github.com/picketd/picket/deploy/demo"
-	}
-	return program(t, path)
+	return program(t, "github.com/picketd/picket/services/"+name+"/cmd/"+name)
 }
 
 // eventually asks until the answer is good, and fails the test with the last bad one after patience.

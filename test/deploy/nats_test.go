@@ -21,6 +21,7 @@ import (
 
 	"github.com/picketd/picket/internal/bus"
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
+	"github.com/picketd/picket/test/deploy/stack"
 )
 
 // natsd is the real server, with the file of deploy/.
@@ -33,7 +34,7 @@ type natsd struct {
 // startNATS runs the server with deploy/nats/nats.conf, told only where it may listen and store here.
 func startNATS(t *testing.T, passwords map[string]string) *natsd {
 	t.Helper()
-	address, monitor := freeAddress(t), freeAddress(t)
+	address, monitor := stack.FreeAddress(t), stack.FreeAddress(t)
 	_, port, _ := net.SplitHostPort(address)
 	_, monitorPort, _ := net.SplitHostPort(monitor)
 	n := &natsd{address: address, log: filepath.Join(t.TempDir(), "nats.log")}
@@ -114,16 +115,6 @@ func httpOK(t *testing.T, address string) error {
 		return fmt.Errorf("%s: %s", response.Status, body)
 	}
 	return nil
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
 }
 
 // wire is a client that speaks the protocol by hand: after each question a PING, so that a refusal is an answer and not
@@ -353,7 +344,7 @@ func hears() map[string][]string {
 // TestEachUserMayOnlyWhatItNeeds tries every user on every family of subjects, both ways.
 func TestEachUserMayOnlyWhatItNeeds(t *testing.T) {
 	t.Parallel()
-	passwords := secrets(t, filepath.Join(t.TempDir(), ".env"))
+	passwords := stack.Secrets(t, filepath.Join(t.TempDir(), ".env"))
 	server := startNATS(t, passwords)
 	examples := subjects()
 	may, hear := publishes(), hears()
@@ -398,7 +389,7 @@ func TestEachUserMayOnlyWhatItNeeds(t *testing.T) {
 // TestNobodyWithoutAPassword: no user, a wrong password and an unknown user are all sent away.
 func TestNobodyWithoutAPassword(t *testing.T) {
 	t.Parallel()
-	passwords := secrets(t, filepath.Join(t.TempDir(), ".env"))
+	passwords := stack.Secrets(t, filepath.Join(t.TempDir(), ".env"))
 	server := startNATS(t, passwords)
 	for _, login := range [][2]string{{"", ""}, {"prober", ""}, {"prober", passwords["PICKET_NATS_WRITER_PASSWORD"]}, {"root", "root"}} {
 		if _, err := dial(t, server.address, login[0], login[1]); err == nil {
@@ -448,7 +439,7 @@ func TestNATSConfigurationIsValid(t *testing.T) {
 	t.Parallel()
 	cmd := exec.CommandContext(t.Context(), natsServer(t), "-t", "-c", filepath.Join(root, "deploy", "nats", "nats.conf"))
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
-	for name, value := range secrets(t, filepath.Join(t.TempDir(), ".env")) {
+	for name, value := range stack.Secrets(t, filepath.Join(t.TempDir(), ".env")) {
 		cmd.Env = append(cmd.Env, name+"="+value)
 	}
 	if out, err := cmd.CombinedOutput(); err != nil {

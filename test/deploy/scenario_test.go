@@ -21,14 +21,15 @@ import (
 // TestStack runs the whole of deploy/ from its own files, with three probers and two writers, and does what a person
 // would do first: sees that all is well, that a server that goes down becomes an alert, asks the API. At the end nobody
 // was refused anything by NATS, whose permissions are those of the file.
-func TestStack(t *testing.T) { // not parallel: it puts PostgreSQL's programs on the PATH
+func TestStack(t *testing.T) {
+	t.Parallel()
 	target := newTarget(t)
 	s := startStack(t, map[string]int{"prober": 3, "writer": 2}, fmt.Sprintf(
 		"\n  - name: checkout\n    url: %s\n    interval: 1s\n    alerts: {critical_after: 2, unreachable_for: 2s}\n", target.url()))
 	for name, why := range s.left {
 		t.Logf("NOT RUN: %s: %s", name, why)
 	}
-	viewer, err := nats.Connect("nats://"+s.addresses["nats:4222"], nats.UserInfo("viewer", s.secrets["PICKET_NATS_VIEWER_PASSWORD"]))
+	viewer, err := nats.Connect(s.NATSURL("viewer"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +38,7 @@ func TestStack(t *testing.T) { // not parallel: it puts PostgreSQL's programs on
 	if err != nil {
 		t.Fatal(err)
 	}
-	reader := s.query("picket_reader", s.secrets["PICKET_DATABASE_READER_PASSWORD"])
+	reader := s.query("picket_reader", s.Secrets["PICKET_DATABASE_READER_PASSWORD"])
 
 	t.Run("everything is seen healthy", func(t *testing.T) {
 		eventually(t, "rows of every server that runs", func() error {
@@ -55,7 +56,7 @@ func TestStack(t *testing.T) { // not parallel: it puts PostgreSQL's programs on
 				return err
 			}
 			want := []string{"checkout", "picket-nats", "picket-database"} // the last by what the writers report
-			for name := range s.running {
+			for name := range s.processes {
 				if slices.Contains(users(), name) {
 					want = append(want, "picket-"+name)
 				}
@@ -95,14 +96,14 @@ func TestStack(t *testing.T) { // not parallel: it puts PostgreSQL's programs on
 				t.Errorf("%s: done", statement)
 			}
 		}
-		if _, err := pgx.Connect(t.Context(), s.databaseURL("picket_reader", "wrong")); err == nil {
+		if _, err := pgx.Connect(t.Context(), s.DatabaseURL("picket_reader", "wrong")); err == nil {
 			t.Error("let in with a wrong password")
 		}
 	})
 
 	t.Run("the API answers", func(t *testing.T) {
 		s.needs(t, "api")
-		if err := httpOK(t, "http://"+s.addresses["api:9468"]+"/api/v1/fleet/servers"); err == nil || !strings.Contains(err.Error(), "401") {
+		if err := httpOK(t, "http://"+s.Address("api:9468")+"/api/v1/fleet/servers"); err == nil || !strings.Contains(err.Error(), "401") {
 			t.Errorf("without a token: %v", err)
 		}
 		code, body := s.ask(http.MethodGet, "/api/v1/fleet/servers", "")
@@ -152,11 +153,11 @@ func TestStack(t *testing.T) { // not parallel: it puts PostgreSQL's programs on
 		s.needs(t, "api")
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.addresses["api:9468"]+"/api/v1/fleet/live/events", nil)
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Address("api:9468")+"/api/v1/fleet/live/events", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		request.Header.Set("Authorization", "Bearer "+s.secrets["PICKET_ADMIN_TOKEN"])
+		request.Header.Set("Authorization", "Bearer "+s.Secrets["PICKET_ADMIN_TOKEN"])
 		response, err := http.DefaultClient.Do(request)
 		if err != nil {
 			t.Fatal(err)
@@ -179,11 +180,11 @@ func TestStack(t *testing.T) { // not parallel: it puts PostgreSQL's programs on
 }
 
 // natsdLog reads what the server of the stack said.
-type natsdLog struct{ s *stack }
+type natsdLog struct{ s *running }
 
 func (l *natsdLog) refusals() []string {
 	var lines []string
-	for line := range strings.Lines(l.s.running["nats"][0].output.String()) {
+	for line := range strings.Lines(l.s.processes["nats"][0].output.String()) {
 		if strings.Contains(line, "Violation") || strings.Contains(line, "authentication error") {
 			lines = append(lines, strings.TrimSpace(line))
 		}
@@ -191,14 +192,10 @@ func (l *natsdLog) refusals() []string {
 	return lines
 }
 
-func (s *stack) databaseURL(user, password string) string {
-	return fmt.Sprintf("postgres://%s:%s@%s/picket?sslmode=disable", user, password, s.addresses["timescaledb:5432"])
-}
-
 // query connects as a role of the database.
-func (s *stack) query(user, password string) *pgx.Conn {
+func (s *running) query(user, password string) *pgx.Conn {
 	s.t.Helper()
-	conn, err := pgx.Connect(s.t.Context(), s.databaseURL(user, password))
+	conn, err := pgx.Connect(s.t.Context(), s.DatabaseURL(user, password))
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -211,7 +208,7 @@ func (s *stack) query(user, password string) *pgx.Conn {
 }
 
 // needs skips what a part that does not run would have to do.
-func (s *stack) needs(t *testing.T, parts ...string) {
+func (s *running) needs(t *testing.T, parts ...string) {
 	t.Helper()
 	for _, part := range parts {
 		if why, not := s.left[part]; not {
@@ -221,13 +218,13 @@ func (s *stack) needs(t *testing.T, parts ...string) {
 }
 
 // ask asks the API as the first admin.
-func (s *stack) ask(method, path, body string) (int, string) {
+func (s *running) ask(method, path, body string) (int, string) {
 	s.t.Helper()
-	request, err := http.NewRequestWithContext(s.t.Context(), method, "http://"+s.addresses["api:9468"]+path, strings.NewReader(body))
+	request, err := http.NewRequestWithContext(s.t.Context(), method, "http://"+s.Address("api:9468")+path, strings.NewReader(body))
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	request.Header.Set("Authorization", "Bearer "+s.secrets["PICKET_ADMIN_TOKEN"])
+	request.Header.Set("Authorization", "Bearer "+s.Secrets["PICKET_ADMIN_TOKEN"])
 	if body != "" {
 		request.Header.Set("Content-Type", "application/json")
 	}

@@ -4,44 +4,19 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-)
 
-// secrets runs deploy/secrets on a file of its own and returns what it holds.
-func secrets(t *testing.T, file string, arguments ...string) map[string]string {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), filepath.Join(root, "deploy", "secrets"), arguments...)
-	cmd.Env = append(os.Environ(), "PICKET_ENV_FILE="+file)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("deploy/secrets: %v\n%s", err, out)
-	}
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	values := map[string]string{}
-	for line := range strings.Lines(string(text)) {
-		name, value, ok := strings.Cut(strings.TrimSpace(line), "=")
-		if !ok || strings.HasPrefix(line, "#") {
-			continue
-		}
-		if _, twice := values[name]; twice {
-			t.Errorf("%s is there twice", name)
-		}
-		values[name] = value
-	}
-	return values
-}
+	"github.com/picketd/picket/test/deploy/stack"
+)
 
 // TestSecrets: a second run changes nothing, a missing secret is added, and nobody else may read them.
 func TestSecrets(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), ".env")
-	first := secrets(t, file)
-	if diff := cmp.Diff(first, secrets(t, file)); diff != "" {
+	first := stack.Secrets(t, file)
+	if diff := cmp.Diff(first, stack.Secrets(t, file)); diff != "" {
 		t.Errorf("a second run changed:\n%s", diff)
 	}
 	info, err := os.Stat(file)
@@ -66,7 +41,7 @@ func TestSecrets(t *testing.T) {
 	if err := os.WriteFile(file, []byte(kept), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	second := secrets(t, file, "--demo")
+	second := stack.Secrets(t, file, "--demo")
 	if second["LOG_LEVEL"] != "DEBUG" || second["PICKET_NATS_API_PASSWORD"] != first["PICKET_NATS_API_PASSWORD"] {
 		t.Error("a line that was there is lost")
 	}

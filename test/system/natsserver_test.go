@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,8 +27,10 @@ type natsServer struct {
 	monitor string
 	// dir is where the streams are; it may be changed while the server is stopped, as may settings.
 	dir      string
-	conf     string
+	conf     string // empty: somebody else's, with settings of its own
 	settings natsSettings
+	// user is who the test is to it, where it asks.
+	user *url.Userinfo
 
 	mu      sync.Mutex
 	proxies map[string]*embeddedtest.Proxy
@@ -70,7 +73,9 @@ func newNATSServer(t *testing.T) *natsServer {
 }
 
 // url is the server itself.
-func (s *natsServer) url() string { return "nats://" + s.address }
+func (s *natsServer) url() string {
+	return (&url.URL{Scheme: "nats", User: s.user, Host: s.address}).String()
+}
 
 // via is the server at the end of a wire that can be broken by its name.
 func (s *natsServer) via(name string) string {
@@ -85,6 +90,17 @@ func (s *natsServer) via(name string) string {
 // start runs the server and returns when it is healthy.
 func (s *natsServer) start() {
 	s.t.Helper()
+	if s.conf != "" {
+		s.configure()
+	}
+	s.proc.start()
+	s.proc.killed = true // its exit code says how it was stopped, and nothing else
+	s.await()
+}
+
+// configure writes the server's file.
+func (s *natsServer) configure() {
+	s.t.Helper()
 	_, port, _ := net.SplitHostPort(s.address)
 	_, monitorPort, _ := net.SplitHostPort(s.monitor)
 	var b strings.Builder
@@ -97,9 +113,6 @@ func (s *natsServer) start() {
 		b.WriteString("}\n")
 	}
 	writeFile(s.t, s.conf, b.String())
-	s.proc.start()
-	s.proc.killed = true // its exit code says how it was stopped, and nothing else
-	s.await()
 }
 
 func (s *natsServer) await() {

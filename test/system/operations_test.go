@@ -29,7 +29,7 @@ func (r replica) api() (address, token string) {
 	if !ok {
 		r.t.Fatalf("%s has not said where it is", r.name)
 	}
-	return "http://" + address, adminToken
+	return "http://" + address, r.token()
 }
 
 // operation is what the API says of one.
@@ -76,7 +76,7 @@ func TestOperationSurvivesKill9(t *testing.T) {
 		began := time.Now()
 		holder, op := killInTheMiddle(t, m, map[string]any{"operation_type": "check_now", "filter": map[string]any{}})
 		survivor := map[string]string{"api": "api-2", "api-2": "api"}[holder]
-		done := awaitOperation(t, &person{t: t, d: replica{m, survivor}, token: adminToken}, op)
+		done := awaitOperation(t, &person{t: t, d: replica{m, survivor}, token: m.token()}, op)
 		if done.Status != "completed" || done.CompletedServers != servers {
 			t.Errorf("operation %+v", done)
 		}
@@ -121,7 +121,7 @@ func TestOperationSurvivesKill9(t *testing.T) {
 			}
 		}
 		m.start()
-		done := awaitOperation(t, &person{t: t, d: replica{m, "api"}, token: adminToken}, op)
+		done := awaitOperation(t, &person{t: t, d: replica{m, "api"}, token: m.token()}, op)
 		if done.Status != "completed" || done.CompletedServers != servers {
 			t.Errorf("operation %+v", done)
 		}
@@ -156,7 +156,7 @@ func tryKill(t *testing.T, m *many, body map[string]any) (holder string, op oper
 		t.Fatal(err)
 	}
 	defer conn.Close(ctx)
-	me := &person{t: t, d: replica{m, "api"}, token: adminToken}
+	me := &person{t: t, d: replica{m, "api"}, token: m.token()}
 	eventually(t, "the api takes the operation", func() error { // started anew, it says where it is a little later
 		_, err := me.ask(http.MethodPost, "/operations", body, &op)
 		return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -42,11 +43,17 @@ type postgres struct {
 // startPostgres starts a server that no other test shares, behind a wire that can be broken.
 func startPostgres(t *testing.T, dir string) *postgres {
 	t.Helper()
-	p := &postgres{t: t, dir: dir, options: embedded.PostgresOptions{
-		DataDir: dir, Log: slog.New(slog.DiscardHandler),
-		// What is committed outlives the death of a process also without the disk's word for it.
-		Settings: map[string]string{"fsync": "off", "max_connections": "200"},
-	}}
+	return startPostgresWith(t, embedded.PostgresOptions{DataDir: dir})
+}
+
+// startPostgresWith is startPostgres with a directory and settings.
+func startPostgresWith(t *testing.T, options embedded.PostgresOptions) *postgres {
+	t.Helper()
+	// What is committed outlives the death of a process also without the disk's word for it.
+	settings := map[string]string{"fsync": "off", "max_connections": "200"}
+	maps.Copy(settings, options.Settings)
+	options.Log, options.Settings = slog.New(slog.DiscardHandler), settings
+	p := &postgres{t: t, dir: options.DataDir, options: options}
 	p.start()
 	t.Cleanup(func() {
 		if err := p.server.Stop(context.Background()); err != nil {
