@@ -288,7 +288,10 @@ func (k *Ticker) measure(ctx context.Context) error {
 		if ahead.Abs() <= roundTrip/2 {
 			return step, false
 		}
-		return k.clock.Observe(ahead)
+		if step, stepped = k.clock.Observe(ahead); stepped && refusedAfter(step) {
+			k.reporter.turn.Add(1)
+		}
+		return step, stepped
 	})
 	if stepped {
 		k.metrics.steps.Inc()

@@ -294,6 +294,7 @@ func (s *scheduler) activate(ring, former tick.Ring, settledMS map[string]int64)
 	defer s.mu.Unlock()
 	s.active = true
 	s.sinceMS = s.opts.NowMS()
+	s.past = newPast(s.sinceMS)
 	s.ring = former
 	met := tick.NewMembers()
 	for _, name := range ring.Members() {
@@ -302,60 +303,6 @@ func (s *scheduler) activate(ring, former tick.Ring, settledMS map[string]int64)
 		}
 	}
 	s.followLocked(ring, met.Update(0), settledMS, nil, s.sinceMS, false)
-}
-
-// correct has the clock corrected and follows when that was a step: ticks that it
-// jumped over are missed; after a step back the schedule waits until it is where
-// it was. Both under the lock, so that nothing is released by a time that has
-// been taken back.
-func (s *scheduler) correct(observe func() (tick.Step, bool)) (tick.Step, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	step, stepped := observe()
-	if !stepped {
-		return step, false
-	}
-	s.advanceLocked(step.FromMS, causeOverload)
-	s.dispatch(step.FromMS)
-	s.pacer = tick.Pacer{}
-	if step.ToMS > step.FromMS {
-		for _, c := range s.checks {
-			if !c.owned {
-				continue
-			}
-			if span := c.target.missed(c.decidedMS, step.ToMS); span.Count > 0 {
-				s.missOverdue(c)
-				s.miss(c.target, span, causeClock)
-			}
-			c.decidedMS = max(c.decidedMS, step.ToMS)
-			s.wheel.Remove(c.timer)
-			s.arm(c)
-		}
-		s.advanceLocked(step.ToMS, causeClock)
-	} else {
-		s.wheel.Rewind(step.ToMS)
-		s.releaseHeld(step.ToMS)
-	}
-	s.dispatch(step.ToMS)
-	s.opts.Wake()
-	return step, true
-}
-
-// releaseHeld lets go at once what waits for an instant that was near and is far
-// since the clock has gone back.
-func (s *scheduler) releaseHeld(nowMS int64) {
-	for _, c := range s.checks {
-		if c.overdueMS != 0 {
-			s.wheel.Remove(c.overdueTimer)
-			s.releaseOverdue(c, nowMS)
-		}
-	}
-	for _, h := range s.hosts {
-		if h.closing {
-			s.wheel.Remove(h.reopen)
-			s.reopenHost(h)
-		}
-	}
 }
 
 // stop ends the ticking: what is due at the instant that it returns is still

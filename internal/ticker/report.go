@@ -32,6 +32,9 @@ type reporter struct {
 	log      *slog.Logger
 
 	unexplained atomic.Int64 // lost messages that leave no gap
+	// turn counts how often the clock has gone back so far that the stream may have
+	// refused what it had taken for new: sent again, it must be new.
+	turn atomic.Int64
 
 	mu sync.Mutex
 	// lost are the ticks whose results were dropped, by check.
@@ -46,6 +49,14 @@ func identity(checkID, location string, atMS int64) string {
 	b = append(b, location...)
 	b = append(b, '/')
 	return string(strconv.AppendInt(b, atMS, 10))
+}
+
+// anew returns the Nats-Msg-Id for what has an identity.
+func (r *reporter) anew(id string) string {
+	if turn := r.turn.Load(); turn > 0 {
+		return id + "/" + strconv.FormatInt(turn, 10)
+	}
+	return id
 }
 
 // result completes and publishes what came of a tick. One that was skipped before
@@ -63,7 +74,7 @@ func (r *reporter) result(j job, started time.Time, outcome Outcome) {
 // send publishes a result that is complete, and what goes with it before it.
 func (r *reporter) send(t *target, atMS int64, settles bool, outcome Outcome) {
 	result := outcome.Result
-	id, started := identity(t.id, t.location, atMS), result.GetStartedAt().AsTime()
+	id, started := r.anew(identity(t.id, t.location, atMS)), result.GetStartedAt().AsTime()
 	for _, m := range outcome.Messages {
 		if batch, ok := m.Payload.(*picketv1.MetricBatch); ok {
 			m = metricMessage(t, result, batch, id)
@@ -125,6 +136,7 @@ func (r *reporter) mark(marker *picketv1.ProbeResult) {
 	if until := marker.GetMissedUntil(); until != nil {
 		id += "/" + strconv.FormatInt(until.AsTime().UnixMilli(), 10)
 	}
+	id = r.anew(id)
 	r.enqueue(at.UnixMilli(), bus.Message{
 		Subject: bus.ProbeSubject(marker.GetOrg(), marker.GetStatus(), marker.GetLocation(), marker.GetServer(), marker.GetCheck()),
 		ID:      id, Time: at, Payload: marker,

@@ -45,8 +45,8 @@ type check struct {
 	owned      bool
 	rate, load float64 // what it adds to the scheduler's while it is owned
 	timer      tick.Timer
-	// Every tick at or before decidedMS is decided: run, waiting, or missed. It
-	// never goes back, so that no tick is run that is not behind all that were.
+	// Every tick at or before decidedMS is decided: run, waiting, or missed. It goes
+	// back with the clock alone, and then past keeps ticks from being run again.
 	decidedMS int64
 
 	// A tick that was taken over and is released later, at a bounded pace.
@@ -138,6 +138,7 @@ type scheduler struct {
 	active  bool
 	stopped bool
 	sinceMS int64 // when this process began to own anything
+	past    past
 	// givers are the checks' whose gifts are not known to be settled, and until
 	// when they gave.
 	givers map[string]int64
@@ -301,9 +302,17 @@ func single(atMS, revision int64) tick.Span {
 
 // arm sets the timer of a check's next tick.
 func (s *scheduler) arm(c *check) {
-	if at, ok := c.target.next(c.decidedMS); ok {
-		c.timer = s.wheel.Add(at, event{check: c})
+	at, ok := c.target.next(c.decidedMS)
+	for ok {
+		until, lived := s.past.end(at)
+		if !lived {
+			c.timer = s.wheel.Add(at, event{check: c})
+			return
+		}
+		c.decidedMS = until
+		at, ok = c.target.next(until)
 	}
+	c.timer = tick.Timer{}
 }
 
 // limit bounds the probes in flight: as many as there are when every target

@@ -27,7 +27,10 @@ type sim struct {
 	targets  []*target
 	replicas []*simReplica
 	roster   map[string]*picketv1.WorkerStatus
-	down     bool // the bus
+	down     bool          // the bus
+	server   time.Duration // of the stream's clock to the true one
+	refused  int           // for their time
+	doubtful span          // ticks that may be looked at twice: nobody knows whether they were refused
 
 	// What the stream has: real outcomes and markers, by check and tick.
 	ran    map[string]map[int64]simRun
@@ -67,6 +70,7 @@ type simReplica struct {
 	enrolled             bool
 	leftMS               int64
 	lastRun              map[string]int64
+	hasRun               map[string]map[int64]bool
 	offset               time.Duration // of its clock to the true one
 	inFlight, mostAtOnce int
 	enrolledAt           time.Duration
@@ -105,7 +109,7 @@ func (s *sim) fault(format string, args ...any) {
 func (s *sim) start(name string, opts schedulerOptions) *simReplica {
 	r := &simReplica{
 		sim: s, name: name, reps: newReplicas(name), ledger: newLedger(),
-		startedMS: s.nowMS(), joinAt: s.mono + listenFor, lastRun: map[string]int64{},
+		startedMS: s.nowMS(), joinAt: s.mono + listenFor, lastRun: map[string]int64{}, hasRun: map[string]map[int64]bool{},
 		promised: map[int64]int{},
 	}
 	opts.Self, opts.NowMS, opts.Starter = name, r.nowMS, r
@@ -146,6 +150,15 @@ func (r *simReplica) start(j job) {
 	if last, ok := r.lastRun[j.target.id]; ok && j.atMS <= last {
 		r.sim.fault("%s runs tick %d of %s after %d", r.name, j.atMS, j.target.id, last)
 	}
+	r.lastRun[j.target.id] = j.atMS
+	if r.hasRun[j.target.id] == nil {
+		r.hasRun[j.target.id] = map[int64]bool{}
+	}
+	doubtful := r.sim.doubtful.fromMS < j.atMS && j.atMS <= r.sim.doubtful.untilMS
+	if r.hasRun[j.target.id][j.atMS] && !doubtful {
+		r.sim.fault("%s runs tick %d of %s twice", r.name, j.atMS, j.target.id)
+	}
+	r.hasRun[j.target.id][j.atMS] = true
 	if j.atMS > j.startMS {
 		r.sim.fault("%s runs tick %d of %s %d ms early", r.name, j.atMS, j.target.id, j.atMS-j.startMS)
 	}
@@ -154,7 +167,6 @@ func (r *simReplica) start(j job) {
 			r.sim.fault("%s has two probes of %s in flight", r.name, j.target.id)
 		}
 	}
-	r.lastRun[j.target.id] = j.atMS
 	r.inFlight++
 	r.mostAtOnce = max(r.mostAtOnce, r.inFlight)
 	r.jobs = append(r.jobs, simJob{j, r.sim.mono + max(r.sim.lasts(j.target, j.atMS), time.Millisecond)})
@@ -177,6 +189,16 @@ func (r *simReplica) publish(atMS int64, deliver func()) {
 	r.flush()
 }
 
+// takes reports whether a tick is near enough to the stream's time.
+func (s *sim) takes(atMS int64) bool {
+	now := simEpochMS + (s.mono + s.server).Milliseconds()
+	if atMS < now-25*time.Hour.Milliseconds() || atMS > now+mostEarlyMS {
+		s.refused++
+		return false
+	}
+	return true
+}
+
 // publishAgain does so with what its marker has settled.
 func (r *simReplica) publishAgain(deliver func()) {
 	r.ledger.accompany(func() { r.unsent = append(r.unsent, deliver) })
@@ -196,6 +218,9 @@ func (r *simReplica) flush() {
 
 func (r *simReplica) miss(t *target, span tick.Span, cause string) {
 	r.publish(span.FirstMS, func() {
+		if !r.sim.takes(span.FirstMS) {
+			return
+		}
 		r.sim.missed[t.id] = append(r.sim.missed[t.id], span)
 		r.sim.causes[cause] += int(span.Count)
 	})
@@ -204,6 +229,9 @@ func (r *simReplica) miss(t *target, span tick.Span, cause string) {
 func (r *simReplica) done(j simJob) {
 	t, s := j.job.target, r.sim
 	deliver := func() {
+		if !s.takes(j.job.atMS) {
+			return
+		}
 		if s.ran[t.id] == nil {
 			s.ran[t.id] = map[int64]simRun{}
 		}

@@ -85,6 +85,9 @@ func (st *statistics) setBusy(busy bool) {
 func (st *statistics) account(nowMS int64) {
 	if nowMS < st.sinceMS { // the clock has gone back
 		st.sinceMS = nowMS
+		if start := nowMS - nowMS%st.intervalMS; start < st.cycles[0].startMS { // to before all that is known
+			st.cycles, st.announcedMS = []cycle{{startMS: start}}, min(st.announcedMS, start)
+		}
 		return
 	}
 	for {
