@@ -45,24 +45,43 @@ type options struct {
 	env []string
 }
 
-// inBoth runs a scenario in both deployments.
-func inBoth(t *testing.T, opts options, scenario func(t *testing.T, d deployment, configFile string)) {
+// inAll runs a scenario in all deployments.
+func inAll(t *testing.T, opts options, scenario func(t *testing.T, d deployment, configFile string)) {
 	t.Helper()
 	for name, deploy := range deployments() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := shortDir(t)
-			env, file := opts.env, ""
-			if opts.config != "" {
-				file = filepath.Join(dir, "picket.yaml")
-				writeFile(t, file, opts.config)
-				env = append(slices.Clip(env), "PICKET_CONFIG="+file)
-			}
+			env, file := opts.in(t, dir)
 			d := deploy(t, env, dir)
 			d.start()
 			scenario(t, d, file)
 		})
 	}
+}
+
+// inSeparate runs a scenario in the deployments of a process for each service, which it starts itself.
+func inSeparate(t *testing.T, opts options, scenario func(t *testing.T, m *many)) {
+	t.Helper()
+	for name, deploy := range separate() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := shortDir(t)
+			env, _ := opts.in(t, dir)
+			scenario(t, deploy(t, env, dir))
+		})
+	}
+}
+
+// in is the environment of a deployment in a directory, and its picket.yaml there, if any.
+func (o options) in(t *testing.T, dir string) (env []string, configFile string) {
+	t.Helper()
+	if o.config == "" {
+		return o.env, ""
+	}
+	file := filepath.Join(dir, "picket.yaml")
+	writeFile(t, file, o.config)
+	return append(slices.Clip(o.env), "PICKET_CONFIG="+file), file
 }
 
 // shortDir is a directory that PostgreSQL's own user may reach, with a path that leaves room for a socket's name.
@@ -203,12 +222,8 @@ type many struct {
 	databaseWires map[string]*embeddedtest.Proxy
 }
 
-func manyProcesses(t *testing.T, env []string, dir string) deployment {
-	return manyProcessesOn(t, embeddedtest.Postgres(t).URL, env, dir)
-}
-
-func manyProcessesOn(t *testing.T, database string, env []string, dir string) *many {
-	return newMany(&many{t: t, dir: dir, shared: embeddedtest.NATS(t), dsn: database, env: env})
+func manyProcesses(t *testing.T, env []string, dir string) *many {
+	return newMany(&many{t: t, dir: dir, shared: embeddedtest.NATS(t), dsn: embeddedtest.Postgres(t).URL, env: env})
 }
 
 func newMany(m *many) *many {
@@ -360,11 +375,14 @@ func deployments() map[string]func(*testing.T, []string, string) deployment {
 // separate are the deployments of a process for each service.
 func separate() map[string]func(*testing.T, []string, string) *many {
 	return map[string]func(*testing.T, []string, string) *many{
-		"many processes": func(t *testing.T, env []string, dir string) *many {
-			return manyProcessesOn(t, embeddedtest.Postgres(t).URL, env, dir)
-		},
-		"stack": onStack,
+		"many processes": manyProcesses,
+		"stack":          onStack,
 	}
+}
+
+// manyOnPostgres is many processes on a database that can be broken.
+func manyOnPostgres(t *testing.T, env []string, dir string) *many {
+	return newMany(&many{t: t, dir: dir, shared: embeddedtest.NATS(t), postgres: startPostgres(t, filepath.Join(dir, "database")), env: env})
 }
 
 // breakable are the deployments whose servers the test can break.

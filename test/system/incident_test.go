@@ -84,7 +84,7 @@ func TestFileEdits(t *testing.T) {
 		}
 		return text
 	}
-	inBoth(t, options{config: file("a", "b")}, func(t *testing.T, d deployment, path string) {
+	inAll(t, options{config: file("a", "b")}, func(t *testing.T, d deployment, path string) {
 		o := observe(t, d)
 		o.awaitStatus(t, "a", picketv1.Status_STATUS_HEALTHY, time.Time{})
 		o.awaitStatus(t, "b", picketv1.Status_STATUS_HEALTHY, time.Time{})
@@ -119,7 +119,7 @@ func TestFileEdits(t *testing.T) {
 func TestStopsCleanly(t *testing.T) {
 	t.Parallel()
 	tg := newTarget(t)
-	inBoth(t, options{config: "defaults: {interval: 1s}\nservers:\n  - {name: a, url: " + tg.url() + "}\n"}, func(t *testing.T, d deployment, _ string) {
+	inAll(t, options{config: "defaults: {interval: 1s}\nservers:\n  - {name: a, url: " + tg.url() + "}\n"}, func(t *testing.T, d deployment, _ string) {
 		o := observe(t, d)
 		o.awaitStatus(t, "a", picketv1.Status_STATUS_HEALTHY, time.Time{})
 		for name, p := range processes(d) {

@@ -140,42 +140,37 @@ func TestProbersShare(t *testing.T) {
 	t.Parallel()
 	const servers = 120
 	f, config := fleet(t, fleetsim.Options{Servers: servers}, time.Second, "")
-	dir := shortDir(t)
-	path := dir + "/picket.yaml"
-	writeFile(t, path, config)
-	m, ok := manyProcesses(t, []string{"PICKET_CONFIG=" + path, "FLEET_HEALTH_BATCH_SIZE=0"}, dir).(*many)
-	if !ok {
-		t.Fatal("not many processes")
-	}
-	m.start()
-	o := observe(t, m)
-	began := time.Now()
-	awaitAll(t, o, f)
-
-	names := []string{"prober"}
-	for _, name := range []string{"prober-2", "prober-3"} {
-		m.add(name, "prober")
-		names = append(names, name)
+	inSeparate(t, options{config: config, env: []string{"FLEET_HEALTH_BATCH_SIZE=0"}}, func(t *testing.T, m *many) {
 		m.start()
-		eventually(t, fmt.Sprintf("%d probers share", len(names)), func() error { return o.shares(servers, names) })
-	}
+		o := observe(t, m)
+		began := time.Now()
+		awaitAll(t, o, f)
 
-	killed := time.Now()
-	m.kill("prober-2")
-	names = []string{"prober", "prober-3"}
-	eventually(t, "the others take over", func() error { return o.shares(servers, names) })
-	coverage := audit(t, m, o, began)
-	// The owner's last seconds may be explained as missed: a tick is taken over while
-	// less than half its interval has passed, and the silence counts after 5 s.
-	if most := int64(servers) * 8 / 3; coverage.Missed > most {
-		t.Errorf("%d ticks missed by the death of one prober of three, at most %d expected", coverage.Missed, most)
-	}
-	late := query[string](t, m, `SELECT s.name || ' at ' || h.scheduled_at FROM server_health_checks h
-		JOIN checks c ON c.id = h.check_id JOIN managed_servers s ON s.id = c.server_id
-		WHERE h.missed AND (h.scheduled_at < $1 OR h.scheduled_at > $2) LIMIT 5`, killed.Add(-2*time.Second), killed.Add(8*time.Second))
-	if len(late) > 0 {
-		t.Errorf("ticks missed outside of the takeover: %s", strings.Join(late, ", "))
-	}
+		names := []string{"prober"}
+		for _, name := range []string{"prober-2", "prober-3"} {
+			m.add(name, "prober")
+			names = append(names, name)
+			m.start()
+			eventually(t, fmt.Sprintf("%d probers share", len(names)), func() error { return o.shares(servers, names) })
+		}
+
+		killed := time.Now()
+		m.kill("prober-2")
+		names = []string{"prober", "prober-3"}
+		eventually(t, "the others take over", func() error { return o.shares(servers, names) })
+		coverage := audit(t, m, o, began)
+		// The owner's last seconds may be explained as missed: a tick is taken over while
+		// less than half its interval has passed, and the silence counts after 5 s.
+		if most := int64(servers) * 8 / 3; coverage.Missed > most {
+			t.Errorf("%d ticks missed by the death of one prober of three, at most %d expected", coverage.Missed, most)
+		}
+		late := query[string](t, m, `SELECT s.name || ' at ' || h.scheduled_at FROM server_health_checks h
+			JOIN checks c ON c.id = h.check_id JOIN managed_servers s ON s.id = c.server_id
+			WHERE h.missed AND (h.scheduled_at < $1 OR h.scheduled_at > $2) LIMIT 5`, killed.Add(-2*time.Second), killed.Add(8*time.Second))
+		if len(late) > 0 {
+			t.Errorf("ticks missed outside of the takeover: %s", strings.Join(late, ", "))
+		}
+	})
 }
 
 // shares wants the last second's results to come from the instances in about equal parts.

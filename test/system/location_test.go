@@ -12,7 +12,7 @@ import (
 func TestAnotherLocation(t *testing.T) {
 	t.Parallel()
 	tg := newTarget(t)
-	inBoth(t, options{
+	inAll(t, options{
 		config: "defaults: {interval: 1s}\nservers:\n  - {name: a, url: " + tg.url() + "}\n",
 		env:    []string{"PICKET_LOCATION=eu-west", "HEALTH_CHECK_INTERVAL=5", "B_HEALTH_URL=" + tg.url(), "PICKET_ENCODING=protobuf"},
 	}, func(t *testing.T, d deployment, _ string) {

@@ -15,7 +15,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/picketd/picket/internal/bus"
-	"github.com/picketd/picket/internal/embedded/embeddedtest"
 )
 
 // replica is a deployment of which one process of the API is asked.
@@ -57,83 +56,85 @@ func TestOperationSurvivesKill9(t *testing.T) {
 		_, _ = w.Write([]byte(`{"status":"ok"}`))
 	}))
 	t.Cleanup(slow.Close)
-	m := manyProcessesOn(t, newDatabase(t), []string{"FLEET_HEALTH_INTERVAL=300", "FLEET_HEALTH_BATCH_SIZE=0"}, shortDir(t))
-	m.add("api-2", "api")
-	m.start()
-	me := admin(t, m)
-	for i := range servers {
-		me.must(http.MethodPost, "/servers", map[string]any{
-			"name":   fmt.Sprintf("srv-%03d", i),
-			"checks": []map[string]any{{"name": "health", "url": slow.URL + fmt.Sprintf("/%d", i)}},
-		}, nil)
-	}
-	eventually(t, "the prober knows the last server", func() error {
-		_, err := me.ask(http.MethodPost, fmt.Sprintf("/servers/srv-%03d/health-check", servers-1), nil, nil)
-		return err
-	})
-
-	t.Run("another replica goes on", func(t *testing.T) {
-		began := time.Now()
-		holder, op := killInTheMiddle(t, m, map[string]any{"operation_type": "check_now", "filter": map[string]any{}})
-		survivor := map[string]string{"api": "api-2", "api-2": "api"}[holder]
-		done := awaitOperation(t, &person{t: t, d: replica{m, survivor}, token: m.token()}, op)
-		if done.Status != "completed" || done.CompletedServers != servers {
-			t.Errorf("operation %+v", done)
+	ours := map[string]any{"tags_all": []string{"ours"}}
+	inSeparate(t, options{env: []string{"FLEET_HEALTH_INTERVAL=300", "FLEET_HEALTH_BATCH_SIZE=0"}}, func(t *testing.T, m *many) {
+		m.add("api-2", "api")
+		m.start()
+		me := admin(t, m)
+		for i := range servers {
+			me.must(http.MethodPost, "/servers", map[string]any{
+				"name": fmt.Sprintf("srv-%03d", i), "tags": []string{"ours"},
+				"checks": []map[string]any{{"name": "health", "url": slow.URL + fmt.Sprintf("/%d", i)}},
+			}, nil)
 		}
-		t.Logf("%s killed; done by %s after %s", holder, survivor, time.Since(began))
-		eventually(t, "every server was looked at", func() error {
-			looks := query[int](t, m, `SELECT count(h.*)::int FROM managed_servers s JOIN checks c ON c.server_id = s.id
-				LEFT JOIN server_health_checks h ON h.check_id = c.id AND h.on_demand AND h.scheduled_at >= $1 WHERE s.name LIKE 'srv-%' GROUP BY s.id`, began)
-			twice := 0
-			for _, n := range looks {
-				switch {
-				case n == 0:
-					return errors.New("a server was not looked at")
-				case n > 2:
-					t.Fatalf("a server was looked at %d times", n)
-				case n == 2:
-					twice++
+		eventually(t, "the prober knows the last server", func() error {
+			_, err := me.ask(http.MethodPost, fmt.Sprintf("/servers/srv-%03d/health-check", servers-1), nil, nil)
+			return err
+		})
+
+		t.Run("another replica goes on", func(t *testing.T) {
+			began := time.Now()
+			holder, op := killInTheMiddle(t, m, map[string]any{"operation_type": "check_now", "filter": ours})
+			survivor := map[string]string{"api": "api-2", "api-2": "api"}[holder]
+			done := awaitOperation(t, &person{t: t, d: replica{m, survivor}, token: m.token()}, op)
+			if done.Status != "completed" || done.CompletedServers != servers {
+				t.Errorf("operation %+v", done)
+			}
+			t.Logf("%s killed; done by %s after %s", holder, survivor, time.Since(began))
+			eventually(t, "every server was looked at", func() error {
+				looks := query[int](t, m, `SELECT count(h.*)::int FROM managed_servers s JOIN checks c ON c.server_id = s.id
+					LEFT JOIN server_health_checks h ON h.check_id = c.id AND h.on_demand AND h.scheduled_at >= $1 WHERE s.name LIKE 'srv-%' GROUP BY s.id`, began)
+				twice := 0
+				for _, n := range looks {
+					switch {
+					case n == 0:
+						return errors.New("a server was not looked at")
+					case n > 2:
+						t.Fatalf("a server was looked at %d times", n)
+					case n == 2:
+						twice++
+					}
+				}
+				if twice > atOnce {
+					t.Fatalf("%d servers were looked at twice, more than were under way", twice)
+				}
+				return nil
+			})
+			m.start()
+		})
+		t.Run("the same one goes on, started anew", func(t *testing.T) {
+			m.procs["api-2"].kill()
+			var (
+				op  operation
+				err error
+			)
+			for try := 0; ; try++ {
+				tag := fmt.Sprintf("canary-%d", try)
+				_, op, err = tryKill(t, m, map[string]any{
+					"operation_type": "tag_add", "filter": ours, "parameters": map[string]any{"tags": []string{tag}},
+				})
+				if err == nil {
+					break
+				}
+				if try == 20 {
+					t.Fatalf("an operation was never caught in the middle: %v", err)
 				}
 			}
-			if twice > atOnce {
-				t.Fatalf("%d servers were looked at twice, more than were under way", twice)
+			m.start()
+			done := awaitOperation(t, &person{t: t, d: replica{m, "api"}, token: m.token()}, op)
+			if done.Status != "completed" || done.CompletedServers != servers {
+				t.Errorf("operation %+v", done)
 			}
-			return nil
+			changes := query[int](t, m, `SELECT count(*)::int FROM audit_log WHERE action = 'server.update' AND after ->> 'operation' = $1 GROUP BY target`, op.ID)
+			if len(changes) != servers {
+				t.Errorf("%d servers were changed, want %d", len(changes), servers)
+			}
+			for _, n := range changes {
+				if n != 1 {
+					t.Errorf("a server was changed %d times", n)
+				}
+			}
 		})
-		m.start()
-	})
-	t.Run("the same one goes on, started anew", func(t *testing.T) {
-		m.procs["api-2"].kill()
-		var (
-			op  operation
-			err error
-		)
-		for try := 0; ; try++ {
-			tag := fmt.Sprintf("canary-%d", try)
-			_, op, err = tryKill(t, m, map[string]any{
-				"operation_type": "tag_add", "filter": map[string]any{}, "parameters": map[string]any{"tags": []string{tag}},
-			})
-			if err == nil {
-				break
-			}
-			if try == 20 {
-				t.Fatalf("an operation was never caught in the middle: %v", err)
-			}
-		}
-		m.start()
-		done := awaitOperation(t, &person{t: t, d: replica{m, "api"}, token: m.token()}, op)
-		if done.Status != "completed" || done.CompletedServers != servers {
-			t.Errorf("operation %+v", done)
-		}
-		changes := query[int](t, m, `SELECT count(*)::int FROM audit_log WHERE action = 'server.update' AND after ->> 'operation' = $1 GROUP BY target`, op.ID)
-		if len(changes) != servers {
-			t.Errorf("%d servers were changed, want %d", len(changes), servers)
-		}
-		for _, n := range changes {
-			if n != 1 {
-				t.Errorf("a server was changed %d times", n)
-			}
-		}
 	})
 }
 
@@ -209,6 +210,11 @@ func awaitOperation(t *testing.T, p *person, op operation) operation {
 // presented from then on, while the one before still opens a server that does not know the new one yet.
 func TestChangesReachProbers(t *testing.T) {
 	t.Parallel()
+	inSeparate(t, options{env: []string{"FLEET_HEALTH_INTERVAL=300", "FLEET_HEALTH_BATCH_SIZE=0"}}, changesReachProbers)
+}
+
+func changesReachProbers(t *testing.T, m *many) {
+	t.Helper()
 	var (
 		wanted  atomic.Value // string
 		refused atomic.Int64
@@ -232,7 +238,6 @@ func TestChangesReachProbers(t *testing.T) {
 		_, _ = w.Write([]byte(`{"status":"ok"}`))
 	}))
 	t.Cleanup(server.Close)
-	m := manyProcessesOn(t, newDatabase(t), []string{"FLEET_HEALTH_INTERVAL=300", "FLEET_HEALTH_BATCH_SIZE=0"}, shortDir(t))
 	m.start()
 	me := admin(t, m)
 	look := func() error {
@@ -331,9 +336,4 @@ func watchServer(t *testing.T, m *many, name string) (events, entries <-chan tim
 		t.Fatal(err)
 	}
 	return heard, seen
-}
-
-func newDatabase(t *testing.T) string {
-	t.Helper()
-	return embeddedtest.Postgres(t).URL
 }
