@@ -22,6 +22,7 @@ import (
 type cli struct {
 	Up      upCommand      `cmd:"" help:"Run everything on this machine: probe, store, alert."`
 	Tail    tailCommand    `cmd:"" help:"Show live results and alerts as they happen."`
+	Dead    deadCommand    `cmd:"" help:"Look at messages that could not be processed, and put them back."`
 	Probe   probeCommand   `cmd:"" help:"Look at one URL once; needs no server."`
 	Config  configCommand  `cmd:"" help:"Write, check and show the configuration."`
 	Migrate migrateCommand `cmd:"" help:"Bring the database to this version's schema."`

@@ -21,8 +21,8 @@ func TestMain(m *testing.M) {
 }
 
 // TestScripts runs the command as people type it. Scripts find a healthy, a
-// degraded and a critical server, a closed port, a NATS server and a data
-// directory in their environment.
+// degraded and a critical server, a closed port, a NATS server, one with dead
+// letters, and a data directory in their environment.
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -39,7 +39,8 @@ func TestScripts(t *testing.T) {
 		}
 	}))
 	t.Cleanup(server.Close)
-	nats := embeddedtest.NATS(t)
+	nats, dead := embeddedtest.NATS(t), embeddedtest.NATS(t)
+	writeLetters(t, dead)
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
@@ -47,6 +48,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("TARGET_ADDRESS", strings.TrimPrefix(server.URL, "http://"))
 			env.Setenv("CLOSED", closedPort(t))
 			env.Setenv("NATS_ADDRESS", strings.TrimPrefix(nats, "nats://"))
+			env.Setenv("DEAD_ADDRESS", strings.TrimPrefix(dead, "nats://"))
 			env.Setenv("PICKET_DATA_DIR", env.WorkDir+"/data")
 			env.Setenv("NO_COLOR", "1")
 			if bin := os.Getenv("PICKET_POSTGRES_BIN"); bin != "" {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/mattn/go-isatty"
 
@@ -19,9 +20,30 @@ import (
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
+// natsFlags say which NATS server to talk to.
+type natsFlags struct {
+	NATS  string `name:"nats" env:"NATS_URL" default:"nats://127.0.0.1:4222" help:"Address of NATS."`
+	Creds string `name:"creds" env:"PICKET_NATS_CREDENTIALS" type:"path" help:"File with the credentials for NATS."`
+}
+
+// connect waits a moment for the server: whoever types a command wants to know that nobody is there.
+func (f *natsFlags) connect(ctx context.Context, std console, name string) (*bus.Conn, error) {
+	log := slog.New(slog.NewTextHandler(std.err, &slog.HandlerOptions{Level: slog.LevelError}))
+	conn, err := bus.Connect(bus.Options{URL: f.NATS, Name: name, CredentialsFile: f.Creds, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	if err := conn.WaitConnected(ctx); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("nobody answers at %s: is `picket up` running? (another address: --nats): %w", service.Redact(f.NATS), err)
+	}
+	return conn, nil
+}
+
 type tailCommand struct {
-	NATS     string        `name:"nats" env:"NATS_URL" default:"nats://127.0.0.1:4222" help:"Address of NATS."`
-	Creds    string        `name:"creds" env:"PICKET_NATS_CREDENTIALS" type:"path" help:"File with the credentials for NATS."`
+	natsFlags
 	Org      string        `help:"Only this organization."`
 	Server   string        `help:"Only this server."`
 	Check    string        `help:"Only this check."`
@@ -43,21 +65,16 @@ func (tailCommand) Help() string {
 
 // Run shows messages until it is interrupted, or enough were shown.
 func (c *tailCommand) Run(ctx context.Context, std console) error {
-	log := slog.New(slog.NewTextHandler(std.err, &slog.HandlerOptions{Level: slog.LevelError}))
-	conn, err := bus.Connect(bus.Options{URL: c.NATS, Name: "picket tail", CredentialsFile: c.Creds, Log: log})
+	conn, err := c.connect(ctx, std, "picket tail")
 	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	waitCtx, cancel := context.WithTimeout(ctx, 3*time.Second)
-	defer cancel()
-	if err := conn.WaitConnected(waitCtx); err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
-		return fmt.Errorf("nobody answers at %s: is `picket up` running? (another address: --nats): %w", service.Redact(c.NATS), err)
+		return err
 	}
+	defer conn.Close()
 	if c.For > 0 {
+		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.For)
 		defer cancel()
 	}
@@ -210,10 +227,11 @@ func (p printer) alert(e *picketv1.AlertEvent) string {
 		p.paint(bold+";"+colour, text), e.GetSeverity(), printable(e.GetSummary())), " ")
 }
 
-// printable keeps what a target says from speaking to the terminal.
+// printable keeps what a target says from speaking to the terminal: nothing that controls it, moves what stands beside it
+// or cannot be seen.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < 0x20 || r >= 0x7f && r < 0xa0 {
+		if !unicode.IsPrint(r) {
 			return '·'
 		}
 		return r

@@ -21,6 +21,20 @@ const (
 	ReasonRefused = "row_refused"
 )
 
+const (
+	// headerCut is in a letter whose payload is not whole: how long it was.
+	headerCut = "Picket-Cut-From-Bytes"
+	// headerReplayOf is in a message that was a dead letter before: the sequence of that.
+	headerReplayOf = "Picket-Replay-Of"
+)
+
+// keptHeaders are those of a message that its dead letter keeps.
+func keptHeaders() []string {
+	return []string{
+		headerContentType, headerMsgID, headerCEID, headerCEType, headerCESource, headerCETime, headerCESpec, headerTrace, headerReplayOf,
+	}
+}
+
 // maxDeadPayload keeps a dead letter under the server's limit of one message.
 const maxDeadPayload = 512 << 10
 
@@ -45,14 +59,13 @@ func (m *Msg) DeadLetter(ctx context.Context, reason string, cause error) error 
 	if cause != nil {
 		letter.Error = printable(cause.Error())
 	}
-	if m.ContentType != "" {
-		letter.Headers[headerContentType] = printable(m.ContentType)
-	}
-	if m.ID != "" {
-		letter.Headers[headerMsgID] = printable(m.ID)
+	for _, name := range keptHeaders() {
+		if value := m.raw.Headers().Get(name); value != "" {
+			letter.Headers[name] = printable(value)
+		}
 	}
 	if len(m.Data) > maxDeadPayload {
-		letter.Headers["Picket-Cut-From-Bytes"] = strconv.Itoa(len(m.Data))
+		letter.Headers[headerCut] = strconv.Itoa(len(m.Data))
 	}
 	_, err := m.conn.Publish(ctx, Message{
 		Subject: DeadSubject(org, m.stream, m.consumer),
@@ -66,12 +79,12 @@ func (m *Msg) DeadLetter(ctx context.Context, reason string, cause error) error 
 	return m.term(reason)
 }
 
+// maxPrintable is how many bytes of such a text travel.
+const maxPrintable = 1024
+
 // printable makes bytes from outside safe to travel in a string field.
 func printable(s string) string {
-	const most = 1024
-	if len(s) > most {
-		s = s[:most]
-	}
+	s = s[:min(len(s), maxPrintable)]
 	out := make([]rune, 0, len(s))
 	for _, r := range s {
 		out = append(out, r) // a broken byte reads as U+FFFD

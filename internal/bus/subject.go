@@ -52,7 +52,8 @@ type Subject struct {
 	Location string
 	Server   string
 	Check    string
-	// Verb is what happened or is wanted: the change, transition, phase or verb, the kind of work, the service of a worker or of who is asked.
+	// Verb is what happened or is wanted: the change, transition, phase or verb, the kind of work, the service of a worker
+	// or of who is asked; of a dead letter, that it was replayed.
 	Verb     string
 	Severity string
 	// ID is the last token of commands and exports, the instance of workers.
@@ -220,6 +221,9 @@ func parseOfOrg(t []string) (Subject, bool) {
 		}
 		s.Verb, s.Severity, s.Server = rest[0], rest[1], rest[2]
 		return s, true
+	}
+	if len(rest) == 3 && s.Family == FamilyDead && rest[2] == verbReplayed {
+		s.Verb, rest = verbReplayed, rest[:2]
 	}
 	if len(rest) != 2 {
 		return Subject{}, false

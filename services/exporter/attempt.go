@@ -42,11 +42,11 @@ var errUnequal = errors.New("the object read back is not what was written")
 func (s *Service) handle(ctx context.Context, item *bus.Msg) error {
 	var work picketv1.ExportWork
 	if err := item.Decode(&work); err != nil {
-		return item.DeadLetter(ctx, bus.ReasonUnreadable, err)
+		return s.giveUp(ctx, item, bus.ReasonUnreadable, err)
 	}
 	id, err := uuid.Parse(work.GetExportId())
 	if err != nil {
-		return item.DeadLetter(ctx, bus.ReasonContract, err)
+		return s.giveUp(ctx, item, bus.ReasonContract, err)
 	}
 	claim, err := s.store.ClaimExport(ctx, id, s.kit.Instance, s.config.Lease, s.config.MaxTries)
 	if busy, ok := errors.AsType[*store.ExportBusyError](err); ok {
@@ -61,6 +61,16 @@ func (s *Service) handle(ctx context.Context, item *bus.Msg) error {
 		return &bus.LaterError{After: retryFirst, Cause: err}
 	}
 	return s.attempt(ctx, claim)
+}
+
+// giveUp makes a dead letter of an item that is none.
+func (s *Service) giveUp(ctx context.Context, item *bus.Msg, reason string, cause error) error {
+	if err := item.DeadLetter(ctx, reason, cause); err != nil {
+		return err
+	}
+	s.metrics.dead.WithLabelValues(Durable, reason).Inc()
+	s.log.Warn("message became a dead letter", "sequence", item.Sequence, "reason", reason, "err", cause)
+	return nil
 }
 
 // attempt makes an export and says how that ended. Its error is when the item shall come again.

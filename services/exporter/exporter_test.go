@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/picketd/picket/internal/blob"
 	"github.com/picketd/picket/internal/bus"
 	"github.com/picketd/picket/internal/store"
@@ -236,5 +238,32 @@ func TestExpiry(t *testing.T) {
 	stop()
 	if now := w.look(e); now.Status != store.ExportExpired {
 		t.Errorf("%+v", now)
+	}
+}
+
+// What is no work becomes a dead letter, is counted, and is in nobody's way.
+func TestDeadLetters(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, stores["dir"](t))
+	config := quick()
+	config.Concurrency = 1
+	svc, _ := w.start(config, w.blob)
+	for _, id := range []string{"", "../../etc/passwd"} {
+		_, err := w.bus.Publish(t.Context(), bus.Message{
+			Subject: bus.WorkSubject(bus.WorkExport), Time: time.Now(), Payload: &picketv1.ExportWork{ExportId: id},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if e := w.await(w.ask(store.NewExport{Type: "servers", Format: "csv", Compression: "none"})); e.Status != store.ExportCompleted {
+		t.Errorf("the export behind them is %s: %s", e.Status, e.Error)
+	}
+	letters, _, err := w.bus.NewestLetters(t.Context(), bus.LetterFilter{Consumer: Durable, Reason: bus.ReasonContract}, 10)
+	if err != nil || len(letters) != 2 {
+		t.Fatalf("%d dead letters, expected 2: %v", len(letters), err)
+	}
+	if n := testutil.ToFloat64(svc.metrics.dead.WithLabelValues(Durable, bus.ReasonContract)); n != 2 {
+		t.Errorf("%v counted, expected 2", n)
 	}
 }

@@ -11,7 +11,7 @@ import (
 )
 
 type metrics struct {
-	exports, failures, callbacks       *prometheus.CounterVec
+	exports, failures, callbacks, dead *prometheus.CounterVec
 	states                             *prometheus.GaugeVec
 	duration                           prometheus.Histogram
 	bytes, rows, requeued, swept       prometheus.Counter
@@ -35,6 +35,10 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 		callbacks: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "fleet_export_callbacks_total", Help: "Attempts at callbacks, by outcome: delivered, retried, failed.",
 		}, []string{"outcome"}),
+		// By the name that the writer has for its own.
+		dead: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "fleet_dead_letters_total", Help: "Messages that became dead letters, by consumer and reason.",
+		}, []string{"consumer", "reason"}),
 		states: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "fleet_exports_unfinished", Help: "Exports that wait (pending) or are made (processing), at the last sweep.",
 		}, []string{"state"}),
@@ -52,7 +56,7 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 		lastSweep: gauge("fleet_export_last_sweep_timestamp_seconds", "When this process last finished a sweep."),
 	}
 	return m, errors.Join(
-		register(registry, &m.exports), register(registry, &m.failures), register(registry, &m.callbacks), register(registry, &m.states),
+		register(registry, &m.exports), register(registry, &m.failures), register(registry, &m.callbacks), register(registry, &m.states), register(registry, &m.dead),
 		register(registry, &m.duration), register(registry, &m.bytes), register(registry, &m.rows), register(registry, &m.requeued),
 		register(registry, &m.swept), register(registry, &m.running), register(registry, &m.stuck), register(registry, &m.orphans),
 		register(registry, &m.lastSweep))

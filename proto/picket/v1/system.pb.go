@@ -375,6 +375,95 @@ func (x *DeadLetter) GetPayload() []byte {
 	return nil
 }
 
+// DeadLetterReplay says that a dead letter was put back onto the subject that it
+// came from. It stands in the same stream, so that it lives as long as its letter.
+type DeadLetterReplay struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The sequence of the letter in its stream.
+	Letter uint64 `protobuf:"varint,1,opt,name=letter,proto3" json:"letter,omitempty"`
+	// Where the message went, and the sequence that it was given there.
+	Stream   string `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"`
+	Subject  string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	Sequence uint64 `protobuf:"varint,4,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// Who did it, and when.
+	Actor         string                 `protobuf:"bytes,5,opt,name=actor,proto3" json:"actor,omitempty"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeadLetterReplay) Reset() {
+	*x = DeadLetterReplay{}
+	mi := &file_picket_v1_system_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeadLetterReplay) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeadLetterReplay) ProtoMessage() {}
+
+func (x *DeadLetterReplay) ProtoReflect() protoreflect.Message {
+	mi := &file_picket_v1_system_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeadLetterReplay.ProtoReflect.Descriptor instead.
+func (*DeadLetterReplay) Descriptor() ([]byte, []int) {
+	return file_picket_v1_system_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *DeadLetterReplay) GetLetter() uint64 {
+	if x != nil {
+		return x.Letter
+	}
+	return 0
+}
+
+func (x *DeadLetterReplay) GetStream() string {
+	if x != nil {
+		return x.Stream
+	}
+	return ""
+}
+
+func (x *DeadLetterReplay) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *DeadLetterReplay) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *DeadLetterReplay) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *DeadLetterReplay) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
 // ServerStatus is the state of a server as the alerter's fold knows it; it is the
 // value of the key <org>.<server> in the bucket picket_status.
 type ServerStatus struct {
@@ -390,7 +479,7 @@ type ServerStatus struct {
 
 func (x *ServerStatus) Reset() {
 	*x = ServerStatus{}
-	mi := &file_picket_v1_system_proto_msgTypes[3]
+	mi := &file_picket_v1_system_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -402,7 +491,7 @@ func (x *ServerStatus) String() string {
 func (*ServerStatus) ProtoMessage() {}
 
 func (x *ServerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_picket_v1_system_proto_msgTypes[3]
+	mi := &file_picket_v1_system_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -415,7 +504,7 @@ func (x *ServerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerStatus.ProtoReflect.Descriptor instead.
 func (*ServerStatus) Descriptor() ([]byte, []int) {
-	return file_picket_v1_system_proto_rawDescGZIP(), []int{3}
+	return file_picket_v1_system_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ServerStatus) GetStatus() Status {
@@ -459,7 +548,7 @@ type RunRequest struct {
 
 func (x *RunRequest) Reset() {
 	*x = RunRequest{}
-	mi := &file_picket_v1_system_proto_msgTypes[4]
+	mi := &file_picket_v1_system_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -471,7 +560,7 @@ func (x *RunRequest) String() string {
 func (*RunRequest) ProtoMessage() {}
 
 func (x *RunRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_picket_v1_system_proto_msgTypes[4]
+	mi := &file_picket_v1_system_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -484,7 +573,7 @@ func (x *RunRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunRequest.ProtoReflect.Descriptor instead.
 func (*RunRequest) Descriptor() ([]byte, []int) {
-	return file_picket_v1_system_proto_rawDescGZIP(), []int{4}
+	return file_picket_v1_system_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RunRequest) GetCheckId() string {
@@ -515,7 +604,7 @@ type RunReply struct {
 
 func (x *RunReply) Reset() {
 	*x = RunReply{}
-	mi := &file_picket_v1_system_proto_msgTypes[5]
+	mi := &file_picket_v1_system_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -527,7 +616,7 @@ func (x *RunReply) String() string {
 func (*RunReply) ProtoMessage() {}
 
 func (x *RunReply) ProtoReflect() protoreflect.Message {
-	mi := &file_picket_v1_system_proto_msgTypes[5]
+	mi := &file_picket_v1_system_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -540,7 +629,7 @@ func (x *RunReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunReply.ProtoReflect.Descriptor instead.
 func (*RunReply) Descriptor() ([]byte, []int) {
-	return file_picket_v1_system_proto_rawDescGZIP(), []int{5}
+	return file_picket_v1_system_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RunReply) GetResult() *ProbeResult {
@@ -610,7 +699,14 @@ const file_picket_v1_system_proto_rawDesc = "" +
 	"\apayload\x18\t \x01(\fR\apayload\x1a:\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x95\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xba\x01\n" +
+	"\x10DeadLetterReplay\x12\x16\n" +
+	"\x06letter\x18\x01 \x01(\x04R\x06letter\x12\x16\n" +
+	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x18\n" +
+	"\asubject\x18\x03 \x01(\tR\asubject\x12\x1a\n" +
+	"\bsequence\x18\x04 \x01(\x04R\bsequence\x12\x14\n" +
+	"\x05actor\x18\x05 \x01(\tR\x05actor\x12*\n" +
+	"\x02at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\x95\x01\n" +
 	"\fServerStatus\x12)\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x11.picket.v1.StatusR\x06status\x12\x16\n" +
 	"\x06server\x18\x02 \x01(\tR\x06server\x12\x10\n" +
@@ -637,38 +733,40 @@ func file_picket_v1_system_proto_rawDescGZIP() []byte {
 	return file_picket_v1_system_proto_rawDescData
 }
 
-var file_picket_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_picket_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_picket_v1_system_proto_goTypes = []any{
 	(*WorkerStatus)(nil),          // 0: picket.v1.WorkerStatus
 	(*ClockTick)(nil),             // 1: picket.v1.ClockTick
 	(*DeadLetter)(nil),            // 2: picket.v1.DeadLetter
-	(*ServerStatus)(nil),          // 3: picket.v1.ServerStatus
-	(*RunRequest)(nil),            // 4: picket.v1.RunRequest
-	(*RunReply)(nil),              // 5: picket.v1.RunReply
-	nil,                           // 6: picket.v1.DeadLetter.HeadersEntry
-	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
-	(Status)(0),                   // 8: picket.v1.Status
-	(*ProbeResult)(nil),           // 9: picket.v1.ProbeResult
-	(*MetricBatch)(nil),           // 10: picket.v1.MetricBatch
+	(*DeadLetterReplay)(nil),      // 3: picket.v1.DeadLetterReplay
+	(*ServerStatus)(nil),          // 4: picket.v1.ServerStatus
+	(*RunRequest)(nil),            // 5: picket.v1.RunRequest
+	(*RunReply)(nil),              // 6: picket.v1.RunReply
+	nil,                           // 7: picket.v1.DeadLetter.HeadersEntry
+	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(Status)(0),                   // 9: picket.v1.Status
+	(*ProbeResult)(nil),           // 10: picket.v1.ProbeResult
+	(*MetricBatch)(nil),           // 11: picket.v1.MetricBatch
 }
 var file_picket_v1_system_proto_depIdxs = []int32{
-	7,  // 0: picket.v1.WorkerStatus.sent_at:type_name -> google.protobuf.Timestamp
-	7,  // 1: picket.v1.WorkerStatus.started_at:type_name -> google.protobuf.Timestamp
-	7,  // 2: picket.v1.WorkerStatus.last_run:type_name -> google.protobuf.Timestamp
-	7,  // 3: picket.v1.WorkerStatus.settled_until:type_name -> google.protobuf.Timestamp
-	7,  // 4: picket.v1.WorkerStatus.released_until:type_name -> google.protobuf.Timestamp
-	7,  // 5: picket.v1.ClockTick.at:type_name -> google.protobuf.Timestamp
-	7,  // 6: picket.v1.DeadLetter.received_at:type_name -> google.protobuf.Timestamp
-	6,  // 7: picket.v1.DeadLetter.headers:type_name -> picket.v1.DeadLetter.HeadersEntry
-	8,  // 8: picket.v1.ServerStatus.status:type_name -> picket.v1.Status
-	7,  // 9: picket.v1.ServerStatus.since:type_name -> google.protobuf.Timestamp
-	9,  // 10: picket.v1.RunReply.result:type_name -> picket.v1.ProbeResult
-	10, // 11: picket.v1.RunReply.metrics:type_name -> picket.v1.MetricBatch
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	8,  // 0: picket.v1.WorkerStatus.sent_at:type_name -> google.protobuf.Timestamp
+	8,  // 1: picket.v1.WorkerStatus.started_at:type_name -> google.protobuf.Timestamp
+	8,  // 2: picket.v1.WorkerStatus.last_run:type_name -> google.protobuf.Timestamp
+	8,  // 3: picket.v1.WorkerStatus.settled_until:type_name -> google.protobuf.Timestamp
+	8,  // 4: picket.v1.WorkerStatus.released_until:type_name -> google.protobuf.Timestamp
+	8,  // 5: picket.v1.ClockTick.at:type_name -> google.protobuf.Timestamp
+	8,  // 6: picket.v1.DeadLetter.received_at:type_name -> google.protobuf.Timestamp
+	7,  // 7: picket.v1.DeadLetter.headers:type_name -> picket.v1.DeadLetter.HeadersEntry
+	8,  // 8: picket.v1.DeadLetterReplay.at:type_name -> google.protobuf.Timestamp
+	9,  // 9: picket.v1.ServerStatus.status:type_name -> picket.v1.Status
+	8,  // 10: picket.v1.ServerStatus.since:type_name -> google.protobuf.Timestamp
+	10, // 11: picket.v1.RunReply.result:type_name -> picket.v1.ProbeResult
+	11, // 12: picket.v1.RunReply.metrics:type_name -> picket.v1.MetricBatch
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_picket_v1_system_proto_init() }
@@ -684,7 +782,7 @@ func file_picket_v1_system_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_picket_v1_system_proto_rawDesc), len(file_picket_v1_system_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
