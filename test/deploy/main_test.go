@@ -5,18 +5,15 @@
 package deploy_test
 
 import (
-	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/picketd/picket/internal/embedded/embeddedtest"
 	"github.com/picketd/picket/test/deploy/stack"
+	"github.com/picketd/picket/test/programs"
 )
 
 // patience bounds every wait; nothing waits that long when all is well.
@@ -26,48 +23,33 @@ const patience = 2 * time.Minute
 var root = filepath.Join("..", "..")
 
 func TestMain(m *testing.M) {
+	var err error
+	if builds, err = programs.NewRun(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	code := embeddedtest.Run(m)
-	if programs.dir != "" {
-		_ = os.RemoveAll(programs.dir) // a temporary directory
+	if err := builds.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 	}
 	os.Exit(code)
 }
 
-// programs are built when the first test wants one, and once.
-var programs struct {
-	mu    sync.Mutex
-	dir   string
-	built map[string]error
-}
+// builds has the programs that tests run, each built when the first test wants it.
+var builds *programs.Run
 
-// program builds a command of this workspace, or of a module that it requires, and returns the path of it.
+// program builds a command of this workspace, as the tests are built, or the NATS server, and returns the path of it.
 func program(t *testing.T, importPath string) string {
 	t.Helper()
-	programs.mu.Lock()
-	defer programs.mu.Unlock()
-	if programs.dir == "" {
-		dir, err := os.MkdirTemp("", "pkt-deploy-programs-") //nolint:usetesting // it outlives the test that is first
-		if err != nil {
-			t.Fatal(err)
-		}
-		programs.dir, programs.built = dir, map[string]error{}
+	kind := programs.LikeTests()
+	if importPath == stack.NATSServer {
+		kind = programs.Plain()
 	}
-	path := filepath.Join(programs.dir, filepath.Base(importPath))
-	if strings.HasSuffix(importPath, "/v2") {
-		path = filepath.Join(programs.dir, filepath.Base(filepath.Dir(importPath)))
-	}
-	err, done := programs.built[importPath]
-	if !done {
-		out, buildErr := exec.CommandContext(context.Background(), "go", "build", "-o", path, importPath).CombinedOutput()
-		if buildErr != nil {
-			err = fmt.Errorf("build %s: %w\n%s", importPath, buildErr, out)
-		}
-		programs.built[importPath] = err
-	}
+	dir, err := builds.Build(t.Context(), kind, importPath)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return path
+	return filepath.Join(dir, programs.Name(importPath))
 }
 
 // natsServer is the server as its own project builds it, in the version that the services are tested with.

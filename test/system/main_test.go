@@ -2,48 +2,49 @@ package system_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/picketd/picket/internal/embedded/embeddedtest"
+	testprograms "github.com/picketd/picket/test/programs"
 )
 
 // patience bounds every wait; nothing waits that long when all is well.
 const patience = 2 * time.Minute
 
-// programs is the directory of the binaries under test.
-var programs string
+// builds has the programs that tests run, and programs is the directory of those under test.
+var (
+	builds   *testprograms.Run
+	programs string
+)
 
 func TestMain(m *testing.M) {
 	if err := build(); err != nil {
-		fmt.Fprintln(os.Stderr, "build the programs under test:", err)
-		_ = os.RemoveAll(programs)
+		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	code := embeddedtest.Run(m)
-	_ = os.RemoveAll(programs) // a temporary directory
+	if err := builds.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
 	os.Exit(code)
 }
 
 func build() error {
 	var err error
-	if programs, err = os.MkdirTemp("", "pkt-programs-"); err != nil {
+	if builds, err = testprograms.NewRun(); err != nil {
 		return err
 	}
-	list := append([]string{"build", "-o", programs + string(filepath.Separator)}, raceFlags()...)
-	list = append(list, "github.com/picketd/picket/cmd/picket")
+	list := []string{"github.com/picketd/picket/cmd/picket"}
 	for _, service := range services() {
 		list = append(list, fmt.Sprintf("github.com/picketd/picket/services/%s/cmd/%s", service, service))
 	}
-	out, err := exec.CommandContext(context.Background(), "go", list...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%w\n%s", err, strings.TrimSpace(string(out)))
+	if programs, err = builds.Build(context.Background(), testprograms.LikeTests(), list...); err != nil {
+		return errors.Join(err, builds.Close())
 	}
 	return nil
 }

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -16,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/picketd/picket/internal/embedded/embeddedtest"
+	testprograms "github.com/picketd/picket/test/programs"
 )
 
 // natsServer is NATS as its own project builds it, in the version that the services are tested with, as a process that can be
@@ -46,12 +46,9 @@ type natsSettings struct {
 
 // natsProgram builds the server when the first test wants it, and once.
 var natsProgram = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(programs, "nats-server")
-	out, err := exec.CommandContext(context.Background(), "go", "build", "-o", path, "github.com/nats-io/nats-server/v2").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("build nats-server: %w\n%s", err, strings.TrimSpace(string(out)))
-	}
-	return path, nil
+	const command = "github.com/nats-io/nats-server/v2"
+	dir, err := builds.Build(context.Background(), testprograms.Plain(), command)
+	return filepath.Join(dir, testprograms.Name(command)), err
 })
 
 // newNATSServer starts a server of this test's own.
@@ -66,7 +63,7 @@ func newNATSServer(t *testing.T) *natsServer {
 		t: t, address: freeAddress(t), monitor: freeAddress(t), dir: filepath.Join(dir, "store"),
 		conf: filepath.Join(dir, "nats.conf"), proxies: map[string]*embeddedtest.Proxy{},
 	}
-	s.proc = newProcess(t, "nats-server", filepath.Base(program), []string{"-c", s.conf}, environment())
+	s.proc = newProcess(t, "nats-server", program, []string{"-c", s.conf}, environment())
 	s.start()
 	t.Cleanup(s.thaw) // or it could not be stopped
 	return s
