@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/picketd/picket/test/programs"
@@ -29,7 +30,7 @@ func newRun(t *testing.T) *programs.Run {
 // Two runs that build the same at the same time share the work and not the file: the next build takes nothing from either.
 func TestBuild(t *testing.T) {
 	t.Parallel()
-	const command = "github.com/picketd/picket/test/fleetsim/cmd/fleetsim"
+	const command = "cmd/pack" // which nobody edits meanwhile
 	var infos [2]os.FileInfo
 	for i := range infos {
 		dir, err := newRun(t).Build(t.Context(), programs.Plain(), command)
@@ -40,8 +41,8 @@ func TestBuild(t *testing.T) {
 		if infos[i], err = os.Stat(path); err != nil {
 			t.Fatal(err)
 		}
-		if out, err := exec.CommandContext(t.Context(), path, "-help").CombinedOutput(); err != nil || len(out) == 0 {
-			t.Errorf("%v\n%s", err, out)
+		if out, _ := exec.CommandContext(t.Context(), path).CombinedOutput(); !strings.Contains(string(out), "Usage") {
+			t.Errorf("it says %q", out)
 		}
 	}
 	if !os.SameFile(infos[0], infos[1]) {
