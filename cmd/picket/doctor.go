@@ -126,7 +126,7 @@ func lookAtNATS(ctx context.Context, s settings) finding {
 	if err := conn.WaitConnected(ctx); err != nil {
 		return finding{what: "nats", bad: fmt.Errorf("%s: %w", address, err)}
 	}
-	offset, _, err := conn.EnrollWorker(ctx, &picketv1.WorkerStatus{Service: "doctor", Location: s.Location, Instance: service.DefaultInstance()})
+	offset, _, err := conn.EnrollWorker(ctx, &picketv1.WorkerStatus{Service: "doctor", Location: s.Location, Instance: service.DefaultInstance()}, time.Now)
 	switch {
 	case err != nil:
 		return finding{what: "nats", warn: fmt.Sprintf("%s answers, but its clock could not be compared: %v", address, err)}

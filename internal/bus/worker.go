@@ -63,10 +63,12 @@ func (c *Conn) WatchWorkers(ctx context.Context, service, location string, hear 
 }
 
 // EnrollWorker writes the process into the roster, and measures with that very
-// write how far this machine's clock is from the server's: the stream time of
-// an own write against the middle of its round trip. A positive offset says
+// write how far a clock, which now reads, is from the server's: the stream time
+// of an own write against the middle of its round trip. A positive offset says
 // that the server is ahead.
-func (c *Conn) EnrollWorker(ctx context.Context, status *picketv1.WorkerStatus) (offset, roundTrip time.Duration, err error) {
+func (c *Conn) EnrollWorker(
+	ctx context.Context, status *picketv1.WorkerStatus, now func() time.Time,
+) (offset, roundTrip time.Duration, err error) {
 	kv, err := c.keyValue(ctx, workersBucket())
 	if err != nil {
 		return 0, 0, fmt.Errorf("open roster: %w", err)
@@ -76,9 +78,9 @@ func (c *Conn) EnrollWorker(ctx context.Context, status *picketv1.WorkerStatus) 
 		return 0, 0, fmt.Errorf("enroll: %w", err)
 	}
 	key := Token(status.GetService()) + "." + Token(status.GetLocation()) + "." + Token(status.GetInstance())
-	before := time.Now()
+	before, start := now(), time.Now()
 	revision, err := kv.Put(ctx, key, data)
-	roundTrip = time.Since(before)
+	roundTrip = time.Since(start)
 	if err != nil {
 		return 0, 0, fmt.Errorf("enroll: %w", err)
 	}

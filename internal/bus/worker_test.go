@@ -24,7 +24,7 @@ func TestRosterOutlivesALongStop(t *testing.T) {
 		t.Fatal(err)
 	}
 	status := &picketv1.WorkerStatus{Service: "prober", Location: "local", Instance: "host-1", Running: true}
-	if _, _, err := conn.EnrollWorker(ctx, status); err != nil {
+	if _, _, err := conn.EnrollWorker(ctx, status, time.Now); err != nil {
 		t.Fatal(err)
 	}
 	roster, err := conn.Roster(ctx, "prober", "local")
@@ -50,5 +50,25 @@ func TestRosterOutlivesALongStop(t *testing.T) {
 	}
 	if ttl := state.TTL(); ttl < 23*time.Hour || ttl > bus.MostLate-time.Hour/2 {
 		t.Errorf("processes are remembered for %s; results may be %s late", ttl, bus.MostLate)
+	}
+}
+
+// TestEnrollMeasures: what is measured is the clock that is given, and not the one of the host, which may be set just then.
+func TestEnrollMeasures(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, embeddedtest.NATS(t))
+	ctx := testContext(t)
+	if err := conn.WaitConnected(ctx); err != nil {
+		t.Fatal(err)
+	}
+	status := &picketv1.WorkerStatus{Service: "prober", Location: "local", Instance: "host-1", Running: true}
+	for _, behind := range []time.Duration{0, time.Hour, -time.Hour} {
+		ahead, roundTrip, err := conn.EnrollWorker(ctx, status, func() time.Time { return time.Now().Add(-behind) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (ahead - behind).Abs() > roundTrip {
+			t.Errorf("a clock that is %s behind was measured to be %s, in a round trip of %s", behind, ahead, roundTrip)
+		}
 	}
 }

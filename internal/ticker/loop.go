@@ -219,7 +219,7 @@ func (k *Ticker) signOff(untilMS int64) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), retryEvery)
 	defer cancel()
-	if _, _, err := k.conn.EnrollWorker(ctx, k.leaving(untilMS)); err != nil {
+	if _, _, err := k.conn.EnrollWorker(ctx, k.leaving(untilMS), k.clock.Now); err != nil {
 		k.log.Warn("roster not written at the stop", "err", err)
 	}
 }
@@ -278,13 +278,11 @@ func (k *Ticker) holdPredecessor(roster []*picketv1.WorkerStatus) {
 func (k *Ticker) measure(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, measureFor)
 	defer cancel()
-	offset, roundTrip, err := k.conn.EnrollWorker(ctx, k.status())
+	ahead, roundTrip, err := k.conn.EnrollWorker(ctx, k.status(), k.clock.Now)
 	if err != nil {
 		return err
 	}
 	step, stepped := k.sched.correct(func() (step tick.Step, stepped bool) {
-		// The offset is to the host's clock, which this one is ahead of or behind.
-		ahead := offset + time.Now().Round(0).Sub(k.clock.Now())
 		if ahead.Abs() <= roundTrip/2 {
 			return step, false
 		}
