@@ -86,10 +86,25 @@ func prepare(config *pgx.ConnConfig) {
 	config.RuntimeParams["jit"] = "off"
 }
 
+// MaxConns is how many statements can run at a time.
+func (s *Store) MaxConns() int { return int(s.pool.Config().MaxConns) }
+
 // Close gives all connections back. It waits for those in use.
 func (s *Store) Close() {
 	s.pings.Close()
 	s.pool.Close()
+}
+
+// Now is the database's time. What is deleted, or made for a month to come, goes by it: it is one clock for all who do
+// that, and that of the process may be wrong.
+func (s *Store) Now(ctx context.Context) (time.Time, error) {
+	ctx, cancel := context.WithTimeout(ctx, TxTimeout)
+	defer cancel()
+	var now time.Time
+	if err := s.pool.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&now); err != nil {
+		return time.Time{}, fmt.Errorf("ask for the time: %w", err)
+	}
+	return now, nil
 }
 
 // Ping asks the database for an answer and waits at most a second for it, so that a frozen database is noticed. It has a

@@ -31,7 +31,11 @@ const databaseAnswers = 2 * time.Second
 func (s *Service) keepPartitions(ctx context.Context) {
 	for {
 		wait := partitionsEvery
-		if err := s.store.EnsurePartitions(ctx, time.Now()); err != nil && ctx.Err() == nil {
+		now, err := s.store.Now(ctx)
+		if err == nil {
+			err = s.store.EnsurePartitions(ctx, now)
+		}
+		if err != nil && ctx.Err() == nil {
 			s.log.Error("partitions not made", "err", err)
 			wait = upkeepRetry
 		}

@@ -73,7 +73,11 @@ func (s *Service) keepUp(ctx context.Context, u upkeep) {
 
 // rollUp makes the roll-ups of plain mode.
 func (s *Service) rollUp(ctx context.Context, lease store.Lease) error {
-	buckets, err := s.store.Rollup(ctx, lease, time.Now())
+	now, err := s.store.Now(ctx)
+	if err != nil {
+		return err
+	}
+	buckets, err := s.store.Rollup(ctx, lease, now)
 	s.metrics.rolled.Add(float64(buckets))
 	if err == nil {
 		s.metrics.lastRollup.SetToCurrentTime()
@@ -83,7 +87,11 @@ func (s *Service) rollUp(ctx context.Context, lease store.Lease) error {
 
 // sweep removes what is older than its retention.
 func (s *Service) sweep(ctx context.Context, lease store.Lease) error {
-	err := s.store.Expire(ctx, lease, s.config.Retention.keep(), time.Now())
+	now, err := s.store.Now(ctx)
+	if err != nil {
+		return err
+	}
+	err = s.store.Expire(ctx, lease, s.config.Retention.keep(), now)
 	if err == nil {
 		s.metrics.lastSweep.SetToCurrentTime()
 	}
