@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -89,6 +90,18 @@ func TestVerdicts(t *testing.T) {
 	}{
 		"401": {code(401), &picketv1.MetricsSpec{}, "degraded http_401: HTTP 401 Unauthorized"},
 		"503": {code(503), &picketv1.MetricsSpec{}, "degraded http_503: HTTP 503 Service Unavailable"},
+		"101": {
+			func(w http.ResponseWriter, _ *http.Request) {
+				conn, _, err := w.(http.Hijacker).Hijack()
+				if err != nil {
+					panic(err)
+				}
+				_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+				_, _ = io.Copy(io.Discard, conn) // until the collector hangs up
+				conn.Close()
+			},
+			&picketv1.MetricsSpec{}, "degraded http_101: HTTP 101 Switching Protocols",
+		},
 		"302": {
 			func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) },
 			&picketv1.MetricsSpec{}, "degraded http_302: HTTP 302 Found",

@@ -217,7 +217,13 @@ func (t *target) send(ctx context.Context, token string) (*http.Response, error)
 		request.Header = request.Header.Clone()
 		request.Header.Set("Authorization", "Bearer "+token)
 	}
-	return t.transport.RoundTrip(request)
+	response, err := t.transport.RoundTrip(request)
+	if err == nil && response.StatusCode == http.StatusSwitchingProtocols {
+		// The connection would be ours now, without the collection's deadline. Nobody asked for it.
+		response.Body.Close()
+		response.Body = http.NoBody
+	}
+	return response, err
 }
 
 // discard lets go of an answer.

@@ -196,6 +196,11 @@ func (p *httpProber) send(l *look, template *http.Request, now time.Time) (*http
 	} else {
 		response, err = transport.RoundTrip(request)
 	}
+	if err == nil && response.StatusCode == http.StatusSwitchingProtocols {
+		// The connection would be ours now, without the look's deadline. Nobody asked for it.
+		response.Body.Close()
+		response.Body, response.Close = http.NoBody, true
+	}
 	if !l.reused {
 		p.dialed.Store(now.UnixNano())
 	}

@@ -198,6 +198,7 @@ func TestHTTPFailures(t *testing.T) {
 		}, patient, "unreachable", "reset", "", -1},
 		{"not HTTP", raw("SSH-2.0-OpenSSH_9.6\r\n"), patient, "unreachable", "protocol", "", 0},
 		{"broken chunks", raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), patient, "unreachable", "protocol", "", 200},
+		{"switches protocols unasked", hold("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"), patient, "degraded", "http_101", "", 101},
 		{"endless header", raw("HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 1<<20)), patient, "unreachable", "protocol", "", 0},
 		{"speaks TLS", raw("\x15\x03\x01\x00\x02\x02\x46"), patient, "unreachable", "protocol", "", 0},
 	}
