@@ -19,6 +19,12 @@ var errMalformed = errors.New("malformed request")
 
 // serve answers the requests of one connection until either side ends it.
 func (f *Fleet) serve(conn net.Conn, i int) {
+	if at := time.Since(f.started); f.Behaviour(i).greets() {
+		f.seen.add(at)
+		f.servers[i].arrive(at, f.opts.Keep)
+		f.attack(conn, f.Behaviour(i))
+		return
+	}
 	in := make([]byte, 0, firstRead)
 	var out, body []byte
 	for {
@@ -46,9 +52,10 @@ func (f *Fleet) serve(conn net.Conn, i int) {
 			_, _ = io.Copy(io.Discard, conn)
 			return
 		case behaviour == Resetting:
-			if tcp, ok := conn.(*net.TCPConn); ok {
-				_ = tcp.SetLinger(0) // without it the end is a friendly one, that is all
-			}
+			reset(conn)
+			return
+		case behaviour.hostile():
+			f.attack(conn, behaviour)
 			return
 		case !admitted:
 			out = append(out[:0], unauthorized...)

@@ -73,6 +73,7 @@ type Fleet struct {
 	cpu     time.Duration // of the process, at the start
 	servers []server
 	seen    arrivals
+	weapons weapons
 
 	listeners []net.Listener
 	byPort    map[int]int // server by port, where all share 127.0.0.1
@@ -93,7 +94,7 @@ func Start(ctx context.Context, opts Options) (*Fleet, error) {
 	}
 	f := &Fleet{
 		opts: opts, started: time.Now(), cpu: processCPU(),
-		servers: make([]server, opts.Servers), conns: map[net.Conn]struct{}{},
+		servers: make([]server, opts.Servers), conns: map[net.Conn]struct{}{}, weapons: newWeapons(),
 	}
 	for i := range f.servers {
 		f.servers[i].behaviour.Store(int32(opts.behaviour(i)))
@@ -138,8 +139,15 @@ func (f *Fleet) Len() int { return len(f.servers) }
 // Name is the name of server i, which is counted from 0: sim-000000.
 func (f *Fleet) Name(i int) string { return fmt.Sprintf("sim-%06d", i) }
 
-// URL is the health endpoint of server i.
-func (f *Fleet) URL(i int) string { return "http://" + f.Addr(i) + "/health" }
+// URL is the health endpoint of server i; https when that is how it behaves.
+func (f *Fleet) URL(i int) string { return f.scheme(i) + f.Addr(i) + "/health" }
+
+func (f *Fleet) scheme(i int) string {
+	if f.Behaviour(i).overTLS() {
+		return "https://"
+	}
+	return "http://"
+}
 
 // Addr is the address of server i, host:port.
 func (f *Fleet) Addr(i int) string {

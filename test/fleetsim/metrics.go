@@ -127,7 +127,7 @@ func (f *Fleet) appendMetrics(out, body []byte, i int, at time.Time, mode Metric
 func (f *Fleet) SetMetrics(i int, mode MetricsMode) { f.servers[i].metrics.Store(int32(mode)) }
 
 // MetricsURL is where server i shows its figures.
-func (f *Fleet) MetricsURL(i int) string { return "http://" + f.Addr(i) + MetricsPath }
+func (f *Fleet) MetricsURL(i int) string { return f.scheme(i) + f.Addr(i) + MetricsPath }
 
 // SetTokens changes which bearer tokens the servers take, one of them with each request; none: they want no token.
 func (f *Fleet) SetTokens(tokens ...string) {

@@ -20,14 +20,17 @@ const (
 	Flipping
 )
 
-var behaviours = [...]string{"healthy", "degraded", "critical", "hanging", "resetting", "flipping"}
+func behaviours() []string {
+	return append([]string{"healthy", "degraded", "critical", "hanging", "resetting", "flipping"}, hostileWords()...)
+}
 
 // String is the word for the behaviour, as in reports.
 func (b Behaviour) String() string {
-	if b < 0 || int(b) >= len(behaviours) {
+	words := behaviours()
+	if b < 0 || int(b) >= len(words) {
 		return fmt.Sprintf("behaviour(%d)", int32(b))
 	}
-	return behaviours[b]
+	return words[b]
 }
 
 // MarshalText writes the word.
@@ -35,13 +38,13 @@ func (b Behaviour) MarshalText() ([]byte, error) { return []byte(b.String()), ni
 
 // UnmarshalText reads the word.
 func (b *Behaviour) UnmarshalText(text []byte) error {
-	for i, word := range behaviours {
+	for i, word := range behaviours() {
 		if word == string(text) {
 			*b = Behaviour(i)
 			return nil
 		}
 	}
-	return fmt.Errorf("unknown behaviour %q, there are %v", text, behaviours)
+	return fmt.Errorf("unknown behaviour %q, there are %v", text, behaviours())
 }
 
 // server is what is known of one server.
