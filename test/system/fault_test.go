@@ -1,6 +1,8 @@
 package system_test
 
 import (
+	"os"
+	"regexp"
 	"testing"
 	"time"
 )
@@ -12,6 +14,16 @@ type fault struct {
 	possible func(d deployment) bool
 	// inject breaks it and returns what mends it again, which may also have mended itself.
 	inject func(t *testing.T, d deployment) (mend func())
+}
+
+// wanted reports whether a fault is to be tried: its name matches PICKET_FAULTS, a regular expression that is for working on one.
+func (f fault) wanted(t *testing.T) bool {
+	t.Helper()
+	pattern, err := regexp.Compile(os.Getenv("PICKET_FAULTS"))
+	if err != nil {
+		t.Fatalf("PICKET_FAULTS: %v", err)
+	}
+	return pattern.MatchString(f.name)
 }
 
 // faultLength is how long a fault lasts whose length matters: PICKET_FAULT_SECONDS, else 15 s.
