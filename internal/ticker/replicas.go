@@ -3,6 +3,7 @@ package ticker
 import (
 	"maps"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -292,6 +293,9 @@ func (r *replicas) remember(name string, settledMS int64, mono time.Duration) {
 // as having settled what the last of them had. Others may not have found them gone
 // yet and go before they do: those of the roster count as having left just now.
 func (r *replicas) former(roster []*picketv1.WorkerStatus, now time.Time, mono time.Duration) (tick.Ring, map[string]int64) {
+	roster = slices.DeleteFunc(slices.Clone(roster), func(status *picketv1.WorkerStatus) bool {
+		return status.GetSentAt().AsTime().Sub(now) > rosterSlack // by a clock that was ahead then: it says nothing of now
+	})
 	ring := r.update(mono)
 	settled := r.settled(ring, mono)
 	alone := len(ring.Members()) == 1

@@ -66,7 +66,7 @@ func TestFormerOwners(t *testing.T) {
 	now := time.UnixMilli(simEpochMS)
 	roster := []*picketv1.WorkerStatus{
 		beatOf("recent", simEpochMS-3_000), beatOf("old", simEpochMS-100_000), beatOf("b", simEpochMS-9_000),
-		beatOf("older", simEpochMS-10_000_000),
+		beatOf("older", simEpochMS-10_000_000), beatOf("ahead", simEpochMS+100_000_000_000),
 	}
 	alone := newReplicas("a")
 	ring, settled := alone.former(roster, now, 0)
