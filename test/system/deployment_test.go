@@ -385,9 +385,10 @@ func manyOnPostgres(t *testing.T, env []string, dir string) *many {
 	return newMany(&many{t: t, dir: dir, shared: embeddedtest.NATS(t), postgres: startPostgres(t, filepath.Join(dir, "database")), env: env})
 }
 
-// breakable are the deployments whose servers the test can break.
+// breakable are the deployments whose servers the test can break. The stack takes as long again and is among them when
+// PICKET_DEPLOYMENTS is all.
 func breakable() map[string]func(*testing.T, []string, string) deployment {
-	return map[string]func(*testing.T, []string, string) deployment{
+	all := map[string]func(*testing.T, []string, string) deployment{
 		"one process": func(t *testing.T, env []string, dir string) deployment {
 			return oneProcessOn(t, newNATSServer(t), env, dir)
 		},
@@ -395,6 +396,10 @@ func breakable() map[string]func(*testing.T, []string, string) deployment {
 			return newMany(&many{t: t, dir: dir, server: newNATSServer(t), postgres: startPostgres(t, filepath.Join(dir, "database")), env: env})
 		},
 	}
+	if os.Getenv("PICKET_DEPLOYMENTS") == "all" {
+		all["stack"] = func(t *testing.T, env []string, dir string) deployment { return onStack(t, env, dir) }
+	}
+	return all
 }
 
 // processes are all programs of a deployment, by name.

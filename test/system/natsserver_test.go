@@ -27,8 +27,9 @@ type natsServer struct {
 	monitor string
 	// dir is where the streams are; it may be changed while the server is stopped, as may settings.
 	dir      string
-	conf     string // empty: somebody else's, with settings of its own
 	settings natsSettings
+	// configure has the next start follow dir and settings.
+	configure func(*natsServer)
 	// user is who the test is to it, where it asks.
 	user *url.Userinfo
 
@@ -59,11 +60,12 @@ func newNATSServer(t *testing.T) *natsServer {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
+	conf := filepath.Join(dir, "nats.conf")
 	s := &natsServer{
-		t: t, address: freeAddress(t), monitor: freeAddress(t), dir: filepath.Join(dir, "store"),
-		conf: filepath.Join(dir, "nats.conf"), proxies: map[string]*embeddedtest.Proxy{},
+		t: t, address: freeAddress(t), monitor: freeAddress(t), dir: filepath.Join(dir, "store"), proxies: map[string]*embeddedtest.Proxy{},
+		proc:      newProcess(t, "nats-server", program, []string{"-c", conf}, environment()),
+		configure: func(s *natsServer) { s.write(conf) },
 	}
-	s.proc = newProcess(t, "nats-server", program, []string{"-c", s.conf}, environment())
 	s.start()
 	t.Cleanup(s.thaw) // or it could not be stopped
 	return s
@@ -87,16 +89,14 @@ func (s *natsServer) via(name string) string {
 // start runs the server and returns when it is healthy.
 func (s *natsServer) start() {
 	s.t.Helper()
-	if s.conf != "" {
-		s.configure()
-	}
+	s.configure(s)
 	s.proc.start()
 	s.proc.killed = true // its exit code says how it was stopped, and nothing else
 	s.await()
 }
 
-// configure writes the server's file.
-func (s *natsServer) configure() {
+// write writes a server's file that knows no users.
+func (s *natsServer) write(conf string) {
 	s.t.Helper()
 	_, port, _ := net.SplitHostPort(s.address)
 	_, monitorPort, _ := net.SplitHostPort(s.monitor)
@@ -109,7 +109,7 @@ func (s *natsServer) configure() {
 		}
 		b.WriteString("}\n")
 	}
-	writeFile(s.t, s.conf, b.String())
+	writeFile(s.t, conf, b.String())
 }
 
 func (s *natsServer) await() {

@@ -1,9 +1,12 @@
 package system_test
 
 import (
+	"fmt"
 	"net/url"
+	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -59,13 +62,47 @@ func stackNATS(t *testing.T, s *stack.Stack) *natsServer {
 	command := s.Command("nats", 0, nil)
 	server := &natsServer{
 		t: t, address: s.Address("nats:4222"), monitor: s.Address("nats:8222"), dir: s.Volume("nats"),
-		user:    url.UserPassword("admin", s.Secrets["PICKET_NATS_ADMIN_PASSWORD"]),
-		proc:    newProcess(t, "nats-server", command.Path, command.Args, command.Env),
-		proxies: map[string]*embeddedtest.Proxy{},
+		user:      url.UserPassword("admin", s.Secrets["PICKET_NATS_ADMIN_PASSWORD"]),
+		proc:      newProcess(t, "nats-server", command.Path, nil, command.Env),
+		proxies:   map[string]*embeddedtest.Proxy{},
+		configure: func(server *natsServer) { server.proc.args = stackNATSArgs(t, server, command.Args) },
 	}
 	server.start()
 	t.Cleanup(server.thaw) // or it could not be stopped
 	return server
+}
+
+var (
+	jetStreamBlock   = regexp.MustCompile(`(?ms)^jetstream \{.*?^\}$`)
+	jetStreamAccount = regexp.MustCompile(`(?m)^\s+jetstream: enabled$`)
+	storeBound       = regexp.MustCompile(`max_file_store: \S+`)
+)
+
+// stackNATSArgs are the server's arguments, with what a fault changes; its file is that of deploy/ unless a fault wants
+// another.
+func stackNATSArgs(t *testing.T, server *natsServer, args []string) []string {
+	t.Helper()
+	args = slices.Clone(args)
+	file := &args[slices.Index(args, "-c")+1]
+	args[slices.Index(args, "--store_dir")+1] = server.dir
+	if server.settings == (natsSettings{}) {
+		return args
+	}
+	text, err := os.ReadFile(*file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if server.settings.withoutJetStream {
+		text = jetStreamAccount.ReplaceAll(jetStreamBlock.ReplaceAll(text, nil), nil)
+		args = slices.Delete(args, slices.Index(args, "--store_dir"), slices.Index(args, "--store_dir")+2)
+		file = &args[slices.Index(args, "-c")+1]
+	}
+	if server.settings.maxStore > 0 {
+		text = storeBound.ReplaceAll(text, fmt.Appendf(nil, "max_file_store: %d", server.settings.maxStore))
+	}
+	*file = filepath.Join(t.TempDir(), "nats.conf")
+	writeFile(t, *file, string(text))
+	return args
 }
 
 func startObjects(t *testing.T, s *stack.Stack) {
@@ -82,6 +119,26 @@ func startObjects(t *testing.T, s *stack.Stack) {
 		}
 		return answers(t, "http://"+s.Address("s3:9000")+"/health")
 	})
+}
+
+// databaseOver gives a process the database at the end of another wire, as the user that it is.
+func (m *many) databaseOver(name, wire string) {
+	m.t.Helper()
+	p := m.procs[name]
+	for _, setting := range slices.Backward(p.env) {
+		address, ok := strings.CutPrefix(setting, "DATABASE_URL=")
+		if !ok {
+			continue
+		}
+		u, err := url.Parse(address)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		u.Host = wire
+		p.env = append(p.env, "DATABASE_URL="+u.String())
+		return
+	}
+	m.t.Fatalf("%s knows no database", name)
 }
 
 // addContainer makes a container of a service, with a host name of its own.
