@@ -13,7 +13,7 @@ PKG ?= work
 BENCH ?= .
 
 .DEFAULT_GOAL := help
-.PHONY: help up test bench microbench lint fmt gen generate verify contract fix build clean tools go
+.PHONY: help up test soak bench microbench lint fmt gen generate verify contract fix build clean tools go
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-17s %s\n", $$1, $$2 }'
@@ -28,6 +28,11 @@ test: go ## run all tests; PKG=./internal/... fewer of them, ARGS='-run X -v' fl
 	@$(MAKE) --no-print-directory $(VERSITYGW) || echo 'test: NO S3 SERVER: it could not be built, tests against the object store are skipped' >&2
 	@PICKET_POSTGRES_BIN=$$(scripts/postgres) && export PICKET_POSTGRES_BIN || exit; \
 	go test $$(scripts/race-flag) -timeout 20m $(ARGS) $(PKG)
+
+soak: go ## break a loaded Picket at random for an hour and audit it; PICKET_SOAK=10m, PICKET_SOAK_SEED, PICKET_SOAK_DEPLOYMENT, PICKET_FAULT_SECONDS=300
+	@PICKET_POSTGRES_BIN=$$(scripts/postgres) && export PICKET_POSTGRES_BIN || exit; \
+	PICKET_SOAK=$${PICKET_SOAK:-1h} PICKET_FAULT_SECONDS=$${PICKET_FAULT_SECONDS:-300} \
+	go test -count 1 -timeout 0 -v -run '^TestSoak$$' $(ARGS) ./test/system
 
 bench: go ## measure what a probe costs against its limit in the same run (minutes); ARGS='--targets 5000 --interval 5s'
 	@go run ./test/bench $(ARGS)
