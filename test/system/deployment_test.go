@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -110,14 +109,10 @@ func writeFile(t *testing.T, path, content string) {
 	}
 }
 
+// freeAddress stays free until somebody listens there, and while who did is started anew.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
+	return stack.FreeAddress(t)
 }
 
 // single is `picket up` with its own NATS and its own PostgreSQL.
