@@ -65,8 +65,9 @@ func (c *Conn) Consume(ctx context.Context, opts ConsumeOptions) error {
 	if opts.Log == nil {
 		opts.Log = c.log
 	}
+	seen := newContinuity(c, opts)
 	for ctx.Err() == nil {
-		err := c.consumeOnce(ctx, opts)
+		err := c.consumeOnce(ctx, opts, seen)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -78,21 +79,20 @@ func (c *Conn) Consume(ctx context.Context, opts ConsumeOptions) error {
 	return nil
 }
 
-func (c *Conn) consumeOnce(ctx context.Context, opts ConsumeOptions) error {
-	consumer, err := c.durable(ctx, opts)
+func (c *Conn) consumeOnce(ctx context.Context, opts ConsumeOptions, seen *continuity) error {
+	consumer, err := c.durable(ctx, opts, seen)
 	if err != nil {
 		return err
 	}
-	seen := newContinuity(c, consumer, opts)
 	// Before anything is acknowledged: that moves the floor over what is gone.
-	if err := seen.check(ctx); err != nil {
+	if err := seen.check(ctx, consumer); err != nil {
 		return err
 	}
 	watchCtx, stopWatch := context.WithCancel(ctx)
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
-		seen.watch(watchCtx)
+		seen.watch(watchCtx, consumer)
 	}()
 	defer func() { stopWatch(); <-watched }()
 
@@ -116,8 +116,10 @@ func (c *Conn) consumeOnce(ctx context.Context, opts ConsumeOptions) error {
 			c.release(batch)
 			return err
 		}
-		seen.delivered(batch)
-		if err := opts.Handle(ctx, batch); err != nil {
+		seen.take(batch)
+		err = opts.Handle(ctx, batch)
+		seen.put(batch, err == nil)
+		if err != nil {
 			messages.Drain()
 			opts.Log.Error("batch not stored", "stream", opts.Stream, "consumer", opts.Durable, "messages", len(batch), "err", err)
 			ended := waitAvailable(ctx, opts)
@@ -135,8 +137,34 @@ func (c *Conn) consumeOnce(ctx context.Context, opts ConsumeOptions) error {
 	}
 }
 
-func (c *Conn) durable(ctx context.Context, opts ConsumeOptions) (jetstream.Consumer, error) {
-	consumer, err := c.js.CreateOrUpdateConsumer(ctx, opts.Stream, jetstream.ConsumerConfig{
+// durable opens the consumer that all replicas share. One that somebody deleted goes on where it was, as far as this
+// process knows.
+func (c *Conn) durable(ctx context.Context, opts ConsumeOptions, seen *continuity) (jetstream.Consumer, error) {
+	consumer, err := c.js.Consumer(ctx, opts.Stream, opts.Durable)
+	switch {
+	case errors.Is(err, jetstream.ErrConsumerNotFound):
+		consumer, err = c.newDurable(ctx, opts, seen)
+	case err == nil:
+		config := consumer.CachedInfo().Config
+		if config.AckPolicy == jetstream.AckExplicitPolicy && config.MaxAckPending == maxAckPending &&
+			config.AckWait == ackWait && config.MaxDeliver == -1 {
+			return consumer, nil
+		}
+		config.AckPolicy, config.MaxAckPending, config.AckWait, config.MaxDeliver = jetstream.AckExplicitPolicy, maxAckPending, ackWait, -1
+		consumer, err = c.js.UpdateConsumer(ctx, opts.Stream, config)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open consumer %s of %s: %w", opts.Durable, opts.Stream, err)
+	}
+	return consumer, nil
+}
+
+func (c *Conn) newDurable(ctx context.Context, opts ConsumeOptions, seen *continuity) (jetstream.Consumer, error) {
+	info, err := c.StreamInfo(ctx, opts.Stream)
+	if err != nil {
+		return nil, err
+	}
+	config := jetstream.ConsumerConfig{
 		Durable:       opts.Durable,
 		AckPolicy:     jetstream.AckExplicitPolicy,
 		DeliverPolicy: jetstream.DeliverAllPolicy,
@@ -145,11 +173,11 @@ func (c *Conn) durable(ctx context.Context, opts ConsumeOptions) (jetstream.Cons
 		MaxDeliver:    -1,
 		// Terminal answers are rare and final: the server need not keep a long list of pulls.
 		MaxWaiting: 128,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("open consumer %s of %s: %w", opts.Durable, opts.Stream, err)
 	}
-	return consumer, nil
+	if from := seen.resume(info.Epoch()); from > 1 {
+		config.DeliverPolicy, config.OptStartSeq = jetstream.DeliverByStartSequencePolicy, from
+	}
+	return c.js.CreateConsumer(ctx, opts.Stream, config)
 }
 
 // nextBatch waits for one message and gathers what follows it closely.

@@ -3,56 +3,78 @@ package bus
 import (
 	"context"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// continuity notices what a stream threw away before a shared durable had it: a
-// stream that discards old says nothing by itself, and acknowledging a message
-// behind the hole moves the consumer's floor over it.
+// continuity notices what a stream threw away before a shared durable had it: a stream that discards old, or is purged by
+// hand, says nothing by itself, and the server moves the durable's floor over what is gone, whether it was acknowledged or
+// not. So what is settled is counted here: up to the floor that was seen last everything is, and above it what this process
+// has acknowledged. Whatever else is gone is told. Where replicas share the durable that can be too much, by what the others
+// acknowledged in the last ten seconds; it is never too little.
 type continuity struct {
-	conn     *Conn
-	consumer jetstream.Consumer
-	opts     ConsumeOptions
+	conn *Conn
+	opts ConsumeOptions
 
 	mu sync.Mutex
-	// highest is the last sequence delivered here for the first time; 0: none yet.
-	highest uint64
-	// jump is the span of first deliveries that passed this process by since the
-	// last check. Most often a replica has them.
-	jump Hole
-	// reported is the end of the last hole told, in the life epoch of the stream.
-	reported uint64
-	epoch    int64
+	// epoch is the life of the stream that the rest is about; 0: none was looked at yet.
+	epoch int64
+	// floor is the sequence up to which everything is settled or told.
+	floor uint64
+	// settled are the sequences above it that are settled too.
+	settled spans
+	// hand is the first sequence of the batch that is being handled, in the life handEpoch of the stream; 0: none. What
+	// becomes of it is not decided.
+	hand      uint64
+	handEpoch int64
 }
 
-func newContinuity(conn *Conn, consumer jetstream.Consumer, opts ConsumeOptions) *continuity {
-	return &continuity{conn: conn, consumer: consumer, opts: opts}
+func newContinuity(conn *Conn, opts ConsumeOptions) *continuity {
+	return &continuity{conn: conn, opts: opts}
 }
 
-// delivered notes the sequences of a batch.
-func (t *continuity) delivered(batch []*Msg) {
+// take notes that a batch is being handled.
+func (t *continuity) take(batch []*Msg) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.hand, t.handEpoch = batch[0].Sequence, t.epoch
 	for _, msg := range batch {
-		if msg.Deliveries != 1 || msg.Sequence <= t.highest {
-			continue
-		}
-		if t.highest > 0 && msg.Sequence > t.highest+1 {
-			if t.jump.To == 0 {
-				t.jump.From = t.highest + 1
-			}
-			t.jump.To = msg.Sequence - 1
-		}
-		t.highest = msg.Sequence
+		t.hand = min(t.hand, msg.Sequence)
 	}
 }
 
-func (t *continuity) watch(ctx context.Context) {
+// put notes what became of it: all of it is stored, or what was settled by itself.
+func (t *continuity) put(batch []*Msg, stored bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.hand = 0
+	if t.handEpoch != t.epoch {
+		return
+	}
+	for _, msg := range batch {
+		if (stored || msg.settled) && msg.Sequence > t.floor {
+			t.settled.add(msg.Sequence)
+		}
+	}
+}
+
+// resume is where a durable that was deleted goes on in a stream.
+func (t *continuity) resume(epoch int64) (from uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.epoch != epoch {
+		return 1
+	}
+	from, _ = t.settled.missing(t.floor+1, math.MaxUint64)
+	return from
+}
+
+func (t *continuity) watch(ctx context.Context, consumer jetstream.Consumer) {
 	for sleep(ctx, consumeWatch) {
-		if err := t.check(ctx); err != nil && ctx.Err() == nil {
+		if err := t.check(ctx, consumer); err != nil && ctx.Err() == nil {
 			t.opts.Log.Warn("continuity not checked", "stream", t.opts.Stream, "consumer", t.opts.Durable, "err", err)
 		}
 	}
@@ -60,20 +82,23 @@ func (t *continuity) watch(ctx context.Context) {
 
 // check compares where the consumer is with where the stream begins, and tells
 // the handlers.
-func (t *continuity) check(ctx context.Context) error {
+func (t *continuity) check(ctx context.Context, consumer jetstream.Consumer) error {
 	if t.opts.OnHole == nil && t.opts.OnBacklog == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*requestTimeout)
 	defer cancel()
 	// The consumer first: its floor can only have grown when the stream is read.
-	state, err := t.consumer.Info(ctx)
+	state, err := consumer.Info(ctx)
 	if err != nil {
 		return fmt.Errorf("consumer info: %w", err)
 	}
 	info, err := t.conn.StreamInfo(ctx, t.opts.Stream)
 	if err != nil {
 		return err
+	}
+	if state.Created.Before(info.Created) {
+		return fmt.Errorf("stream was made anew behind its consumer: %w", ErrInterrupted)
 	}
 	floor := state.AckFloor.Stream
 	if t.opts.OnBacklog != nil {
@@ -84,41 +109,36 @@ func (t *continuity) check(ctx context.Context) error {
 	if t.opts.OnHole == nil {
 		return nil
 	}
-	hole, found := t.hole(info, floor)
-	if !found {
-		return nil
-	}
-	if err := t.opts.OnHole(ctx, hole); err != nil {
-		return fmt.Errorf("report hole: %w", err)
+	hole, upTo := t.hole(info, floor)
+	if hole.From != 0 {
+		if err := t.opts.OnHole(ctx, hole); err != nil {
+			return fmt.Errorf("report hole: %w", err)
+		}
 	}
 	t.mu.Lock()
-	t.reported = hole.To
-	t.mu.Unlock()
+	defer t.mu.Unlock()
+	t.floor = upTo
+	t.settled.drop(upTo)
 	return nil
 }
 
-// hole returns what is gone: what lies between the floor and the stream's first
-// message, or the part of a jump that lies before it. A jump of which the
-// stream still has everything went to a replica.
-func (t *continuity) hole(info StreamInfo, floor uint64) (Hole, bool) {
+// hole returns what is gone and was not settled, none when its From is 0, and up to where everything is decided when that
+// is told.
+func (t *continuity) hole(info StreamInfo, floor uint64) (hole Hole, upTo uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.epoch != info.Epoch() {
-		t.epoch, t.reported = info.Epoch(), 0
+		// The floor of a durable begins before the first message that there was when it was made.
+		t.epoch, t.floor, t.settled = info.Epoch(), floor, nil
 	}
-	jump := t.jump
-	t.jump = Hole{}
-	hole := Hole{Stream: t.opts.Stream, Epoch: t.epoch, Until: info.FirstTime}
-	switch first := info.FirstSeq; {
-	case first > floor+1: // the floor of a durable begins before the first message that there was when it was made
-		hole.From, hole.To = floor+1, first-1
-	case jump.To > 0 && first > jump.From:
-		hole.From, hole.To = jump.From, min(jump.To, first-1)
-	default:
-		return Hole{}, false
+	gone := max(info.FirstSeq, 1) - 1
+	upTo = max(t.floor, floor, gone)
+	if t.hand != 0 && t.handEpoch == t.epoch {
+		gone, upTo = min(gone, t.hand-1), max(t.floor, min(upTo, t.hand-1))
 	}
-	hole.From = max(hole.From, t.reported+1)
-	return hole, hole.From <= hole.To
+	hole = Hole{Stream: t.opts.Stream, Epoch: t.epoch, Until: info.FirstTime}
+	hole.From, hole.To = t.settled.missing(t.floor+1, gone)
+	return hole, upTo
 }
 
 // backlogShare is how much of the room of a stream unread messages take, in

@@ -79,6 +79,162 @@ func TestHoleBeforeTheFirstAck(t *testing.T) {
 	}
 }
 
+// TestThrownAwayInHand: what a consumer had in hand, and could not store, when the stream threw it away is as lost as what it
+// never had, whoever threw it away, and though the server counts it as done.
+func TestThrownAwayInHand(t *testing.T) {
+	t.Parallel()
+	for name, throwAway := range map[string]func(t *testing.T, conn *bus.Conn, url string){
+		"no room": overrun,
+		"purged":  purge,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := embeddedtest.NATS(t)
+			conn := connect(t, url)
+			ensureStreams(t, conn)
+			publishMany(t, conn, 0, 100)
+			holes := make(chan bus.Hole, 10)
+			asked := make(chan struct{}, 1)
+			back := make(chan struct{})
+			stored := make(chan uint64, 10_000)
+			stop := run(t, func(ctx context.Context) error {
+				return conn.Consume(ctx, bus.ConsumeOptions{
+					Stream: bus.StreamEvents, Durable: "writer", MaxBatch: 30, MaxWait: 10 * time.Millisecond,
+					Handle: func(_ context.Context, batch []*bus.Msg) error {
+						select {
+						case <-back:
+							for _, msg := range batch {
+								stored <- msg.Sequence
+							}
+							return nil
+						default:
+							if batch[0].Sequence == 1 {
+								for _, msg := range batch {
+									stored <- msg.Sequence
+								}
+								return nil
+							}
+							return errors.New("the store is away")
+						}
+					},
+					OnHole: func(_ context.Context, hole bus.Hole) error { holes <- hole; return nil },
+					Available: func(ctx context.Context) error {
+						select {
+						case asked <- struct{}{}:
+						default:
+						}
+						select {
+						case <-back:
+							return nil
+						case <-ctx.Done():
+							return ctx.Err()
+						}
+					},
+					Log: slog.New(slog.DiscardHandler),
+				})
+			})
+			await(t, "the store is missed", asked)
+			throwAway(t, conn, url)
+			publishMany(t, conn, 5_000, 1)
+			info, err := conn.StreamInfo(testContext(t), bus.StreamEvents)
+			if err != nil {
+				t.Fatal(err)
+			}
+			close(back)
+			seen := map[uint64]bool{}
+			for !seen[info.LastSeq] {
+				select {
+				case seq := <-stored:
+					seen[seq] = true
+				case <-time.After(patience):
+					t.Fatal("what came after was not stored")
+				}
+			}
+			stop()
+			close(holes)
+			told := map[uint64]bool{}
+			for hole := range holes {
+				for seq := hole.From; seq <= hole.To; seq++ {
+					told[seq] = true
+				}
+			}
+			close(stored)
+			for seq := range stored {
+				seen[seq] = true
+			}
+			for seq := uint64(1); seq <= info.LastSeq; seq++ {
+				if !seen[seq] && !told[seq] {
+					t.Fatalf("%d is neither stored nor told to be lost", seq)
+				}
+				if seen[seq] && told[seq] {
+					t.Fatalf("%d is stored and told to be lost", seq)
+				}
+			}
+		})
+	}
+}
+
+// TestDeletedDurable: a consumer that somebody deletes goes on where it was, and need not read a day anew.
+func TestDeletedDurable(t *testing.T) {
+	t.Parallel()
+	url := embeddedtest.NATS(t)
+	conn := connect(t, url)
+	ensureStreams(t, conn)
+	publishMany(t, conn, 0, 100)
+	first, second := newConsumer(100), newConsumer(200)
+	run(t, func(ctx context.Context) error {
+		return conn.Consume(ctx, bus.ConsumeOptions{
+			Stream: bus.StreamEvents, Durable: "writer", MaxBatch: 30, MaxWait: 10 * time.Millisecond,
+			Handle: func(ctx context.Context, batch []*bus.Msg) error {
+				return errors.Join(first.handle(t)(ctx, batch), second.handle(t)(ctx, batch))
+			},
+			OnHole:    func(_ context.Context, hole bus.Hole) error { t.Errorf("hole %+v", hole); return nil },
+			Available: func(context.Context) error { return nil }, Log: slog.New(slog.DiscardHandler),
+		})
+	})
+	await(t, "the first hundred", first.done)
+	withStream(t, url, func(stream jetstream.Stream) error { return stream.DeleteConsumer(testContext(t), "writer") })
+	publishMany(t, conn, 100, 100)
+	await(t, "the second hundred", second.done)
+	// A batch may have been in hand when its consumer went.
+	twice := 0
+	for _, times := range second.seen {
+		if times > 1 {
+			twice++
+		}
+	}
+	if twice > 30 {
+		t.Errorf("%d of the first hundred were read again", twice)
+	}
+}
+
+// purge empties the stream by hand.
+func purge(t *testing.T, _ *bus.Conn, url string) {
+	t.Helper()
+	withStream(t, url, func(stream jetstream.Stream) error { return stream.Purge(testContext(t)) })
+}
+
+// withStream does something to the stream of events as somebody with a terminal would.
+func withStream(t *testing.T, url string, do func(jetstream.Stream) error) {
+	t.Helper()
+	nc, err := nats.Connect(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(testContext(t), bus.StreamEvents)
+	if err == nil {
+		err = do(stream)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // makeDurable leaves the durable of a consumer that was stopped before it asked for anything.
 func makeDurable(t *testing.T, url string) {
 	t.Helper()
