@@ -96,7 +96,7 @@ func (s *Service) bucketEntries(ctx context.Context, bucket *bus.Bucket) (map[st
 }
 
 // publish brings the stream and the bucket in line with the catalog.
-func (s *Service) publish(ctx context.Context, loaded *store.Catalog, at time.Time) error {
+func (s *Service) publish(ctx context.Context, lease store.Lease, loaded *store.Catalog, at time.Time) error {
 	info, err := s.conn.StreamInfo(ctx, bus.StreamEvents)
 	if err != nil {
 		return err
@@ -135,11 +135,11 @@ func (s *Service) publish(ctx context.Context, loaded *store.Catalog, at time.Ti
 				}
 			}
 		}
-		if err := s.put(ctx, bucket, puts, entries); err != nil {
+		if err := s.put(ctx, lease, bucket, puts, entries); err != nil {
 			return err
 		}
 	}
-	return s.deleteOthers(ctx, bucket, wanted, entries)
+	return s.deleteOthers(ctx, lease, bucket, wanted, entries)
 }
 
 // publishEvents sends the changes that the stream has not got, and notes that it has them now.
@@ -174,9 +174,24 @@ func (s *Service) publishEvents(
 	return s.store.MarkPublished(ctx, before, sent)
 }
 
-func (s *Service) put(ctx context.Context, bucket *bus.Bucket, puts map[string]proto.Message, entries map[string]mirrored) error {
+// hold makes sure that the lease was not lost while this process did not run: what it has loaded would be of the past, and
+// the bucket knows no leases. What slips through between the asking and the writing is put right by the next full diff.
+func (s *Service) hold(ctx context.Context, lease store.Lease) error {
+	held, err := s.store.AcquireLease(ctx, lease.Name, lease.Owner, s.leaseTTL)
+	if err == nil && held.Epoch != lease.Epoch {
+		err = fmt.Errorf("hold lease %s: %w", lease.Name, store.ErrLeaseLost)
+	}
+	return err
+}
+
+func (s *Service) put(
+	ctx context.Context, lease store.Lease, bucket *bus.Bucket, puts map[string]proto.Message, entries map[string]mirrored,
+) error {
 	if len(puts) == 0 {
 		return nil
+	}
+	if err := s.hold(ctx, lease); err != nil {
+		return err
 	}
 	if err := bucket.PutAll(ctx, puts); err != nil {
 		return err
@@ -189,15 +204,25 @@ func (s *Service) put(ctx context.Context, bucket *bus.Bucket, puts map[string]p
 }
 
 // deleteOthers deletes entries that nobody wants: checks that are due no more, and whatever else is there.
-func (s *Service) deleteOthers(ctx context.Context, bucket *bus.Bucket, wanted map[string]bool, entries map[string]mirrored) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(deletesInFlight)
+func (s *Service) deleteOthers(
+	ctx context.Context, lease store.Lease, bucket *bus.Bucket, wanted map[string]bool, entries map[string]mirrored,
+) error {
 	var gone []string
 	for key := range entries {
 		if !wanted[key] {
 			gone = append(gone, key)
-			group.Go(func() error { return bucket.Delete(ctx, key) })
 		}
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	if err := s.hold(ctx, lease); err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(deletesInFlight)
+	for _, key := range gone {
+		group.Go(func() error { return bucket.Delete(ctx, key) })
 	}
 	if err := group.Wait(); err != nil {
 		return err

@@ -24,7 +24,7 @@ func (s *Service) reconcile(ctx context.Context, lease store.Lease) (next time.D
 	}
 	at := time.Now()
 	s.count(loaded)
-	if err := s.publish(ctx, loaded, at); err != nil {
+	if err := s.publish(ctx, lease, loaded, at); err != nil {
 		return 0, err
 	}
 	return s.nextExpiry(loaded, at), nil

@@ -14,6 +14,7 @@ import (
 	"github.com/picketd/picket/internal/embedded"
 	"github.com/picketd/picket/internal/embedded/embeddedtest"
 	"github.com/picketd/picket/internal/service"
+	"github.com/picketd/picket/internal/store"
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
@@ -321,4 +322,30 @@ func TestFiveThousandServers(t *testing.T) {
 	}
 	effective := w.load()["server-4999"].Checks[0].Schedules[0].EffectiveAt
 	t.Logf("the first ticks are due %s after the start", effective.Sub(start))
+}
+
+// TestWokenInMidWork: one that was stopped between reading the catalog and writing the bucket, and wakes when another has
+// led on, writes nothing: it would take away what has come since.
+func TestWokenInMidWork(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.write(yaml("a"))
+	first := w.start("first")
+	w.expect(map[string]int64{"a": 1})
+	loaded, err := w.store.LoadCatalog(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.stop()
+	w.write(yaml("a", "b"))
+	w.start("next", func(_ *Config, _ *Deps, v *timings) { v.fullEvery = time.Hour })
+	w.expect(map[string]int64{"a": 1, "b": 1})
+
+	// As it was before it was stopped: with the first lease that there was.
+	lease := store.Lease{Name: leaseName, Owner: first.owner, Epoch: 1}
+	first.mirror.forget()
+	if err := first.publish(t.Context(), lease, loaded, time.Now()); !errors.Is(err, store.ErrLeaseLost) {
+		t.Errorf("published what was of the past: %v", err)
+	}
+	w.expect(map[string]int64{"a": 1, "b": 1})
 }
