@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -29,29 +32,49 @@ type AlertPlace struct {
 	ID        uuid.UUID
 }
 
+// filter is the condition that picks the alerts, and its arguments. Only what is asked for is in it, as for servers.
+func (q *AlertQuery) filter() (sql string, args []any) {
+	sql = ` WHERE org = $1`
+	args = []any{q.Org}
+	add := func(condition string, values ...any) {
+		for _, value := range values {
+			args = append(args, value)
+			condition = strings.Replace(condition, "$?", "$"+strconv.Itoa(len(args)), 1)
+		}
+		sql += ` AND ` + condition
+	}
+	if len(q.States) > 0 {
+		add(`state = ANY ($?)`, q.States)
+		if !slices.Contains(q.States, "closed") {
+			add(`state <> 'closed'`) // those that are not over have an index of their own
+		}
+	}
+	for _, equal := range []struct{ column, value string }{{"severity", q.Severity}, {"server", q.Server}, {"kind", q.Kind}} {
+		if equal.value != "" {
+			add(equal.column+` = $?`, equal.value)
+		}
+	}
+	if !q.From.IsZero() {
+		add(`pending_at >= $?`, q.From)
+	}
+	if !q.To.IsZero() {
+		add(`pending_at < $?`, q.To)
+	}
+	if b := q.Before; b != nil {
+		// The cursor counts down in time and up in id, as the index does.
+		add(`pending_at <= $? AND (pending_at < $? OR id > $?)`, b.PendingAt, b.PendingAt, b.ID)
+	}
+	return sql, args
+}
+
 // Alerts returns alerts, the newest first.
 func (s *Store) Alerts(ctx context.Context, q AlertQuery) ([]Alert, error) {
 	ctx, cancel := context.WithTimeout(ctx, TxTimeout)
 	defer cancel()
-	var (
-		at *time.Time
-		id uuid.UUID
-	)
-	if q.Before != nil {
-		at, id = &q.Before.PendingAt, q.Before.ID
-	}
-	states := q.States
-	if len(states) == 0 {
-		states = nil
-	}
-	// The cursor counts down in time and up in id, as the index does.
-	rows, err := s.pool.Query(ctx, `
-		SELECT `+alertColumns+` FROM system_alerts
-		WHERE org = $1 AND ($2::text[] IS NULL OR state = ANY ($2)) AND ($3 = '' OR severity = $3) AND ($4 = '' OR server = $4)
-		  AND ($5 = '' OR kind = $5) AND ($6::timestamptz IS NULL OR pending_at >= $6) AND ($7::timestamptz IS NULL OR pending_at < $7)
-		  AND ($8::timestamptz IS NULL OR (pending_at <= $8 AND (pending_at < $8 OR id > $9)))
-		ORDER BY pending_at DESC, id LIMIT $10`,
-		q.Org, states, q.Severity, q.Server, q.Kind, toNull(q.From), toNull(q.To), at, id, q.Limit)
+	where, args := q.filter()
+	args = append(args, q.Limit)
+	rows, err := s.pool.Query(ctx, `SELECT `+alertColumns+` FROM system_alerts`+where+
+		` ORDER BY pending_at DESC, id LIMIT $`+strconv.Itoa(len(args)), args...)
 	if err != nil {
 		return nil, fmt.Errorf("list alerts: %w", err)
 	}

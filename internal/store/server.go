@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -70,42 +71,69 @@ type ServerQuery struct {
 	Offset, Limit int
 }
 
-const serverFilter = `
-WHERE s.org = $1 AND s.removed_at IS NULL AND ($2 = '' OR s.lifecycle = $2) AND ($3 = '' OR s.health_status = $3)
-  AND ($4 = '' OR s.region = $4) AND ($5 = '' OR s.environment = $5) AND ($6::text[] IS NULL OR s.tags @> $6)
-  AND ($7::uuid IS NULL OR s.id IN (SELECT m.server_id FROM v_group_members m WHERE m.group_id = $7))
-  AND ($8 = '' OR s.name ILIKE $8 OR s.display_name ILIKE $8 OR s.hostname ILIKE $8 OR s.description ILIKE $8)`
-
-func (q ServerQuery) args() []any {
-	var group *string
+// filter is the condition that picks the servers, and its arguments. Only what is asked for is in it: the plan of a
+// statement that leaves it open whether there is a condition can use no index for it.
+func (q *ServerQuery) filter() (sql string, args []any) {
+	sql = ` WHERE s.org = $1 AND s.removed_at IS NULL`
+	args = []any{q.Org}
+	add := func(condition string, value any) {
+		args = append(args, value)
+		sql += ` AND ` + strings.ReplaceAll(condition, "$?", "$"+strconv.Itoa(len(args)))
+	}
+	for _, equal := range []struct{ column, value string }{
+		{"lifecycle", q.Lifecycle},
+		{"health_status", q.HealthStatus},
+		{"region", q.Region},
+		{"environment", q.Environment},
+	} {
+		if equal.value != "" {
+			add(`s.`+equal.column+` = $?`, equal.value)
+		}
+	}
+	if len(q.Tags) > 0 {
+		add(`s.tags @> $?`, q.Tags)
+	}
 	if q.GroupID != "" {
-		group = &q.GroupID
+		add(`s.id IN (SELECT m.server_id FROM v_group_members m WHERE m.group_id = $?)`, q.GroupID)
 	}
-	text := q.Text
-	if text != "" {
-		text = "%" + strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(text) + "%"
+	if q.Text != "" {
+		text := "%" + strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(q.Text) + "%"
+		add(`(s.name ILIKE $? OR s.display_name ILIKE $? OR s.hostname ILIKE $? OR s.description ILIKE $?)`, text)
 	}
-	return []any{q.Org, q.Lifecycle, q.HealthStatus, q.Region, q.Environment, q.Tags, group, text}
+	return sql, args
 }
 
-// ListServers returns a page of servers in the order of their names, and how many there are in all.
-func (s *Store) ListServers(ctx context.Context, q ServerQuery) (servers []ServerRecord, total int, err error) {
+// CountServers returns how many servers a query picks, all pages together. It reads every one of them.
+func (s *Store) CountServers(ctx context.Context, q ServerQuery) (total int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, TxTimeout)
 	defer cancel()
-	args := q.args()
-	err = s.pool.QueryRow(ctx, `SELECT count(*) FROM managed_servers s`+serverFilter, args...).Scan(&total)
+	where, args := q.filter()
+	if err := s.pool.QueryRow(ctx, `SELECT count(*) FROM managed_servers s`+where, args...).Scan(&total); err != nil {
+		return 0, fmt.Errorf("count servers: %w", err)
+	}
+	return total, nil
+}
+
+// ListServers returns a page of servers in the order of their names.
+func (s *Store) ListServers(ctx context.Context, q ServerQuery) ([]ServerRecord, error) {
+	ctx, cancel := context.WithTimeout(ctx, TxTimeout)
+	defer cancel()
+	where, args := q.filter()
+	if q.After != "" {
+		args = append(args, q.After)
+		where += ` AND s.name > $` + strconv.Itoa(len(args))
+	}
+	args = append(args, q.Limit, q.Offset)
+	where += fmt.Sprintf(` ORDER BY s.name LIMIT $%d OFFSET $%d`, len(args)-1, len(args))
+	rows, err := s.pool.Query(ctx, recordColumns+where, args...)
 	if err != nil {
-		return nil, 0, fmt.Errorf("count servers: %w", err)
+		return nil, fmt.Errorf("list servers: %w", err)
 	}
-	rows, err := s.pool.Query(ctx, recordColumns+serverFilter+` AND s.name > $9 ORDER BY s.name LIMIT $10 OFFSET $11`,
-		append(args, q.After, q.Limit, q.Offset)...)
+	servers, err := pgx.CollectRows(rows, scanRecord)
 	if err != nil {
-		return nil, 0, fmt.Errorf("list servers: %w", err)
+		return nil, fmt.Errorf("list servers: %w", err)
 	}
-	if servers, err = pgx.CollectRows(rows, scanRecord); err != nil {
-		return nil, 0, fmt.Errorf("list servers: %w", err)
-	}
-	return servers, total, nil
+	return servers, nil
 }
 
 // uuidForm is what the text of a UUID is. An id is compared as what it is, since no index leads to its text.
@@ -117,32 +145,32 @@ WHERE s.org = $1 AND s.removed_at IS NULL AND (s.name = $2 OR s.id = CASE WHEN $
 ORDER BY s.id::text = $2 DESC LIMIT 1`
 
 // Server returns a server by id or name, with its checks, which have no schedules here. The error matches [ErrNotFound].
-func (s *Store) Server(ctx context.Context, org, idOrName string) (ServerRecord, []catalog.Check, error) {
-	var (
-		record ServerRecord
-		checks map[string][]catalog.Check
-	)
-	err := InTx(ctx, s, 0, func(ctx context.Context, tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY`); err != nil {
-			return err
-		}
-		rows, err := tx.Query(ctx, recordColumns+whereServer, org, idOrName)
-		if err != nil {
-			return err
-		}
-		if record, err = pgx.CollectExactlyOneRow(rows, scanRecord); err != nil {
-			return err
-		}
-		checks, err = checksOf(ctx, tx, []string{record.ID})
+func (s *Store) Server(ctx context.Context, org, idOrName string) (record ServerRecord, checks []catalog.Check, err error) {
+	ctx, cancel := context.WithTimeout(ctx, TxTimeout)
+	defer cancel()
+	// All at one instant, and in one exchange with the database: on a busy machine each costs more than what is asked. A
+	// connection whose transaction was left open by an error is not used again.
+	batch := &pgx.Batch{}
+	batch.Queue(`BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`)
+	batch.Queue(recordColumns+whereServer, org, idOrName).Query(func(rows pgx.Rows) (err error) {
+		record, err = pgx.CollectExactlyOneRow(rows, scanRecord)
 		return err
 	})
+	batch.Queue(checkColumns+` WHERE c.removed_at IS NULL AND c.server_id = (SELECT s.id FROM managed_servers s`+whereServer+`)
+		ORDER BY c.name`, org, idOrName).Query(func(rows pgx.Rows) error {
+		byServer, err := scanChecks(rows, nil)
+		checks = byServer[record.ID]
+		return err
+	})
+	batch.Queue(`COMMIT`)
+	err = s.pool.SendBatch(ctx, batch).Close()
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = ErrNotFound
 	}
 	if err != nil {
 		return ServerRecord{}, nil, fmt.Errorf("read server: %w", err)
 	}
-	return record, checks[record.ID], nil
+	return record, checks, nil
 }
 
 func checksOf(ctx context.Context, tx pgx.Tx, servers []string) (map[string][]catalog.Check, error) {

@@ -28,7 +28,7 @@ var requestIDForm = regexp.MustCompile(`^[A-Za-z0-9._-]{8,64}$`)
 func (s *Service) wrap(next *http.ServeMux, objects http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		started := time.Now()
-		state := &request{id: r.Header.Get(requestIDHeader), remote: remoteAddress(r), tell: s.tell}
+		state := &request{id: r.Header.Get(requestIDHeader), remote: remoteAddress(r), tell: s.tell, reads: s.reads}
 		if !requestIDForm.MatchString(state.id) {
 			state.id = rand.Text()
 		}

@@ -6,48 +6,123 @@ import (
 	"time"
 )
 
-// kept holds what takes long to count, one value for each organization: whoever asks while it is young enough gets it,
-// and those who ask while it is counted wait for the one who counts. It is safe for concurrent use. Organizations are
-// few and stay, so that nothing is ever removed.
+// maxKept bounds how many values are remembered: a list has as many filters as people can think of.
+const maxKept = 1000
+
+// kept holds what takes long to count, a value for each key. Nobody waits for a value that is there and not too old: from a
+// certain age on the first who asks has it counted anew, while everybody is shown the old one. Those who find none wait
+// together for one count. It is safe for concurrent use.
 type kept[T any] struct {
+	// bound ends a count, which is nobody's request, when it may not go on; nil: nothing does.
+	bound func(ctx context.Context) (context.Context, context.CancelFunc, error)
+
 	mu sync.Mutex
 	of map[string]*keptValue[T]
 }
 
 type keptValue[T any] struct {
-	// turn holds one token: who has it may look at the rest.
-	turn  chan struct{}
 	value T
-	until time.Time
+	span  span
+	// counting is the count that is under way; nil: none.
+	counting *counting[T]
 }
 
-// get returns the value of an organization, from count when there is none or it is too old; count says until when it is
-// good. Errors are not kept: the next one asks again.
-func (k *kept[T]) get(ctx context.Context, org string, count func(context.Context) (T, time.Time, error)) (T, error) {
+// span says how long a value is good: shown until one instant, and counted anew from an earlier one on.
+type span struct{ renew, until time.Time }
+
+type counting[T any] struct {
+	done  chan struct{}
+	value T
+	err   error
+}
+
+// get returns the value under a key, from count when there is none or it is too old. Errors are not kept: the next one asks
+// again. count outlives the request that it is for, since others wait for it too.
+func (k *kept[T]) get(ctx context.Context, key string, count func(context.Context) (T, span, error)) (T, error) {
 	k.mu.Lock()
-	if k.of == nil {
-		k.of = map[string]*keptValue[T]{}
+	now := time.Now()
+	v := k.at(key, now)
+	if v.counting == nil && (!now.Before(v.span.renew) || !now.Before(v.span.until)) {
+		v.counting = &counting[T]{done: make(chan struct{})}
+		go k.count(context.WithoutCancel(ctx), v, v.counting, count)
 	}
-	v := k.of[org]
-	if v == nil {
-		v = &keptValue[T]{turn: make(chan struct{}, 1)}
-		k.of[org] = v
+	if now.Before(v.span.until) {
+		defer k.mu.Unlock()
+		return v.value, nil
 	}
+	c := v.counting
 	k.mu.Unlock()
 	select {
-	case v.turn <- struct{}{}:
+	case <-c.done:
+		return c.value, c.err
 	case <-ctx.Done():
 		var none T
 		return none, ctx.Err()
 	}
-	defer func() { <-v.turn }()
-	if time.Now().Before(v.until) {
-		return v.value, nil
+}
+
+func (k *kept[T]) count(ctx context.Context, v *keptValue[T], c *counting[T], count func(context.Context) (T, span, error)) {
+	var good span
+	if k.bound != nil {
+		bounded, stop, err := k.bound(ctx)
+		if err != nil {
+			c.err = err
+		} else {
+			defer stop()
+			ctx = bounded
+		}
 	}
-	value, until, err := count(ctx)
-	if err != nil {
-		return value, err
+	if c.err == nil {
+		c.value, good, c.err = count(ctx)
 	}
-	v.value, v.until = value, until
-	return value, nil
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	v.counting = nil
+	if c.err == nil {
+		v.value, v.span = c.value, good
+	}
+	close(c.done)
+}
+
+// at is the place of a key. When there is no room it forgets what has run out, and anything when nothing has: who waits for
+// a count has it all the same.
+func (k *kept[T]) at(key string, now time.Time) *keptValue[T] {
+	if v := k.of[key]; v != nil {
+		return v
+	}
+	if k.of == nil {
+		k.of = map[string]*keptValue[T]{}
+	}
+	if len(k.of) >= maxKept {
+		for other, v := range k.of {
+			if !now.Before(v.span.until) {
+				delete(k.of, other)
+			}
+		}
+		for other := range k.of {
+			if len(k.of) < maxKept {
+				break
+			}
+			delete(k.of, other)
+		}
+	}
+	v := &keptValue[T]{}
+	k.of[key] = v
+	return v
+}
+
+const (
+	// keepCounts is how long a count is good at least, and showCounts how long it is shown at most.
+	keepCounts = time.Second
+	showCounts = 5 * time.Second
+	// countShare is how many times as long as it took a count is good: counting takes a tenth of a connection, where it takes less
+	// than half a second.
+	countShare = 9
+)
+
+// counted is how long something is good that was counted since an instant.
+func counted(since time.Time) span {
+	now := time.Now()
+	renew := min(max(keepCounts, countShare*now.Sub(since)), showCounts-keepCounts)
+	return span{renew: now.Add(renew), until: now.Add(showCounts)}
 }

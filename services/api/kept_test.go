@@ -3,63 +3,149 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-// TestKept: a crowd costs one count, each organization has its own, and neither errors nor old values stay.
+// TestKept: a crowd costs one count, each key has its own, nobody waits for a value that is there, and neither errors nor old
+// values stay.
 func TestKept(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var (
 			k      kept[int]
+			mu     sync.Mutex
 			counts int
 			crowd  sync.WaitGroup
 		)
-		count := func(context.Context) (int, time.Time, error) {
+		count := func(context.Context) (int, span, error) {
+			mu.Lock()
 			counts++
 			n := counts
+			mu.Unlock()
 			time.Sleep(100 * time.Millisecond) // the bubble's clock
-			return n, time.Now().Add(time.Second), nil
+			now := time.Now()
+			return n, span{renew: now.Add(time.Second), until: now.Add(3 * time.Second)}, nil
+		}
+		get := func(key string, want int, within time.Duration) {
+			t.Helper()
+			asked := time.Now()
+			got, err := k.get(t.Context(), key, count)
+			if took := time.Since(asked); got != want || err != nil || took != within {
+				t.Errorf("%s: %d, %v after %s, want %d after %s", key, got, err, took, want, within)
+			}
 		}
 		for range 50 {
-			crowd.Go(func() {
-				if got, err := k.get(t.Context(), "default", count); got != 1 || err != nil {
-					t.Errorf("%d, %v", got, err)
-				}
-			})
+			crowd.Go(func() { get("default", 1, 100*time.Millisecond) })
 		}
 		crowd.Wait()
-		if got, _ := k.get(t.Context(), "other", count); got != 2 {
-			t.Errorf("another organization got count %d", got)
-		}
-		synctest.Wait()
+		get("other", 2, 100*time.Millisecond)
+		get("default", 1, 0)
+
 		time.Sleep(time.Second)
+		get("default", 1, 0) // old enough to be counted anew, by somebody else
+		get("default", 1, 0)
+		time.Sleep(200 * time.Millisecond)
+		get("default", 3, 0)
+		time.Sleep(3 * time.Second)
+		get("default", 4, 100*time.Millisecond) // too old to be shown
+
+		time.Sleep(3 * time.Second)
 		broken := errors.New("away")
-		if _, err := k.get(t.Context(), "default", func(context.Context) (int, time.Time, error) {
-			return 0, time.Now().Add(time.Hour), broken
-		}); !errors.Is(err, broken) {
+		fail := func(context.Context) (int, span, error) { return 0, span{}, broken }
+		if _, err := k.get(t.Context(), "default", fail); !errors.Is(err, broken) {
 			t.Errorf("error %v", err)
 		}
-		if got, err := k.get(t.Context(), "default", count); got != 3 || err != nil {
-			t.Errorf("after an error: %d, %v", got, err)
-		}
+		get("default", 5, 100*time.Millisecond)
+	})
+}
 
+// TestKeptWaiting: who asks first may leave without taking the count from the others, and nobody waits longer than their
+// own request may take.
+func TestKeptWaiting(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var k kept[int]
 		slow := make(chan struct{})
-		go func() {
-			_, _ = k.get(context.WithoutCancel(t.Context()), "third", func(context.Context) (int, time.Time, error) {
-				<-slow
-				return 0, time.Time{}, nil
-			})
-		}()
-		synctest.Wait()
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		if _, err := k.get(ctx, "third", count); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("behind a count that hangs: %v", err)
+		count := func(ctx context.Context) (int, span, error) {
+			select {
+			case <-slow:
+				return 7, counted(time.Now()), nil
+			case <-ctx.Done():
+				return 0, span{}, ctx.Err()
+			}
 		}
+		first, leave := context.WithTimeout(t.Context(), time.Second)
+		defer leave()
+		var group sync.WaitGroup
+		group.Go(func() {
+			if _, err := k.get(first, "default", count); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("behind a count that hangs: %v", err)
+			}
+		})
+		synctest.Wait()
+		group.Go(func() {
+			if got, err := k.get(t.Context(), "default", count); got != 7 || err != nil {
+				t.Errorf("%d, %v", got, err)
+			}
+		})
+		<-first.Done()
+		synctest.Wait()
 		close(slow)
+		group.Wait()
+
+		stopping := errors.New("stopping")
+		bounded := kept[int]{bound: func(context.Context) (context.Context, context.CancelFunc, error) { return nil, nil, stopping }}
+		if _, err := bounded.get(t.Context(), "default", count); !errors.Is(err, stopping) {
+			t.Errorf("counting when nothing may: %v", err)
+		}
+	})
+}
+
+// TestKeptIsBounded: as many filters as people can think of take no more memory than some, and what is good stays before what
+// is not.
+func TestKeptIsBounded(t *testing.T) {
+	t.Parallel()
+	var k kept[int]
+	last := time.Now().Add(time.Hour)
+	good := func(context.Context) (int, span, error) { return 1, span{renew: last, until: last}, nil }
+	old := func(context.Context) (int, span, error) { return 2, span{}, nil }
+	get := func(key string, count func(context.Context) (int, span, error)) {
+		if _, err := k.get(t.Context(), key, count); err != nil {
+			t.Error(err)
+		}
+	}
+	get("good", good)
+	for i := range 3 * maxKept {
+		get(fmt.Sprint("old ", i), old)
+	}
+	if _, there := k.of["good"]; !there || len(k.of) > maxKept {
+		t.Errorf("%d values, the good one among them: %v", len(k.of), there)
+	}
+	for i := range 2 * maxKept {
+		get(fmt.Sprint("good ", i), good)
+	}
+	if len(k.of) > maxKept {
+		t.Errorf("%d values that are all good", len(k.of))
+	}
+}
+
+// TestCounted: counting takes a tenth of the time, and what it says is shown for a few seconds.
+func TestCounted(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for took, renew := range map[time.Duration]time.Duration{
+			10 * time.Millisecond: time.Second, 300 * time.Millisecond: 2700 * time.Millisecond, 2 * time.Second: 4 * time.Second,
+		} {
+			from := time.Now()
+			time.Sleep(took) // the bubble's clock
+			now, got := time.Now(), counted(from)
+			if got.renew.Sub(now) != renew || got.until.Sub(now) != 5*time.Second {
+				t.Errorf("took %s: counted anew after %s, shown for %s", took, got.renew.Sub(now), got.until.Sub(now))
+			}
+		}
 	})
 }

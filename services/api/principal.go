@@ -23,6 +23,8 @@ type request struct {
 	remote    string
 	// tell is what people are told of an error.
 	tell func(ctx context.Context, err error) error
+	// reads is where requests that read wait for their turn.
+	reads *readers
 }
 
 type requestKey struct{}

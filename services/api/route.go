@@ -33,6 +33,8 @@ const (
 	roleMeta    = "role"
 	streamMeta  = "stream"
 	timeoutMeta = "timeout"
+	// keptMeta marks what is answered from memory.
+	keptMeta = "kept"
 )
 
 // registrations are the resources. Each adds its operations by route.
@@ -57,7 +59,7 @@ func (s *Service) registrations() []func(huma.API) {
 
 // route adds an operation that needs a role. The handler's context knows who asks (principal) and ends when the request
 // may not take longer, when the database goes away and when the service stops. Errors are told as asProblem says;
-// a handler that knows better returns a problem.
+// a handler that knows better returns a problem. Reads wait for their turn at the database.
 //
 // Structs that are embedded in I or O must be exported: huma passes over others silently, so route panics.
 func route[I, O any](api huma.API, role store.Role, op huma.Operation, handler func(context.Context, *I) (*O, error)) {
@@ -86,10 +88,21 @@ func route[I, O any](api huma.API, role store.Role, op huma.Operation, handler f
 		op.Description = op.Summary + "."
 	}
 	op.Description += "\n\nNeeds the role **" + string(role) + "**."
+	inTurn := op.Method == http.MethodGet && op.Metadata[streamMeta] == nil && op.Metadata[keptMeta] == nil
 	huma.Register(api, op, func(ctx context.Context, input *I) (*O, error) {
+		r := requestOf(ctx)
+		done := func() {}
+		if inTurn {
+			var err error
+			if done, err = r.reads.turn(ctx); err != nil {
+				return nil, r.tell(ctx, err)
+			}
+		}
+		// Before the answer is written: who takes it slowly holds nobody up.
+		defer done()
 		output, err := handler(ctx, input)
 		if err != nil {
-			return nil, requestOf(ctx).tell(ctx, err)
+			return nil, r.tell(ctx, err)
 		}
 		return output, nil
 	})

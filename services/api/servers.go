@@ -23,7 +23,7 @@ const editRounds = 8
 type serverList struct {
 	Servers []Server `json:"servers" nullable:"false"`
 	Count   int      `json:"count" doc:"Servers on this page."`
-	Total   int      `json:"total" doc:"Servers that the filters pick."`
+	Total   int      `json:"total" doc:"Servers that the filters pick; when there are more than this page, as of a few seconds ago at most."`
 	Limit   int      `json:"limit"`
 	Offset  int      `json:"offset"`
 	Next    string   `json:"next,omitempty" doc:"Cursor of the next page."`
@@ -206,19 +206,39 @@ func (s *Service) pageOfServers(ctx context.Context, query store.ServerQuery, wh
 	}
 	list := serverList{Limit: query.Limit, Offset: query.Offset, Servers: []Server{}}
 	query.Limit++
-	records, total, err := s.store.ListServers(ctx, query)
+	records, err := s.store.ListServers(ctx, query)
 	if err != nil {
 		return nil, err
 	}
-	if len(records) > list.Limit {
+	more := len(records) > list.Limit
+	if more {
 		records = records[:list.Limit]
 		list.Next = cursor(what, records[len(records)-1].Name)
 	}
 	for _, record := range records {
 		list.Servers = append(list.Servers, newServer(record))
 	}
-	list.Count, list.Total = len(list.Servers), total
+	list.Count = len(list.Servers)
+	if whole := from == "" && query.Offset == 0 && !more; whole {
+		list.Total = list.Count
+	} else if list.Total, err = s.totalOf(ctx, query); err != nil {
+		return nil, err
+	}
 	return &struct{ Body serverList }{list}, nil
+}
+
+// totalOf is how many servers a query picks, all pages together.
+func (s *Service) totalOf(ctx context.Context, query store.ServerQuery) (int, error) {
+	query.After, query.Offset, query.Limit = "", 0, 0
+	key, err := json.Marshal(query)
+	if err != nil {
+		return 0, err
+	}
+	return s.totals.get(ctx, string(key), func(ctx context.Context) (int, span, error) {
+		now := time.Now()
+		total, err := s.store.CountServers(ctx, query)
+		return total, counted(now), err
+	})
 }
 
 func (s *Service) getServer(ctx context.Context, in *ServerPath) (*ServerBody, error) {

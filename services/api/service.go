@@ -57,6 +57,8 @@ type Service struct {
 	limits  *limits
 	counts  kept[Summary]
 	spent   kept[costSummary]
+	totals  kept[int]
+	reads   *readers
 	mux     *http.ServeMux
 	handler http.Handler
 	// document30 is the OpenAPI document in version 3.0.
@@ -84,6 +86,12 @@ func New(config Config, deps Deps) (*Service, error) {
 		metrics: metrics, gate: newGate(), tokens: newVerifier(deps.Store), limits: newLimits(config),
 		attendant: newAttendant(deps.Kit),
 	}
+	connections := store.DefaultMaxConns
+	if deps.Store != nil { // writing the document needs none
+		connections = deps.Store.MaxConns()
+	}
+	s.reads = newReaders(connections)
+	s.counts.bound, s.spent.bound, s.totals.bound = s.bounded, s.bounded, s.bounded
 	if err := s.buildRoutes(); err != nil {
 		return nil, fmt.Errorf("api: %w", err)
 	}
@@ -138,6 +146,17 @@ func (s *Service) lookAtDatabase(ctx context.Context) error {
 		s.gate.set(err)
 	}
 	return err
+}
+
+// bounded is the context of a count that is nobody's request: it ends with the time that one may take, when the database
+// goes away and when the service stops.
+func (s *Service) bounded(ctx context.Context) (context.Context, context.CancelFunc, error) {
+	ctx, leave, err := s.gate.through(ctx, false)
+	if err != nil {
+		return nil, nil, away(err.Error())
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.config.RequestTimeout)
+	return ctx, func() { cancel(); leave() }, nil
 }
 
 // work is what the service does beside requests.

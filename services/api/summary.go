@@ -43,39 +43,36 @@ type Summary struct {
 func (s *Service) registerSummary(api huma.API) {
 	route(api, store.Viewer, huma.Operation{
 		OperationID: "get-summary", Method: http.MethodGet, Path: base + "/summary", Tags: []string{"summary"},
-		Summary: "The fleet in numbers", Description: "At most a second old, freshness too; costs at most half a minute.",
+		Summary: "The fleet in numbers", Description: "As of its timestamp, a few seconds ago at most, freshness too; costs as of the last minute.",
+		Metadata: map[string]any{keptMeta: true},
 	}, s.summary)
 }
 
-const (
-	// keepCounts bounds what a crowd of dashboards costs: counting reads every server.
-	keepCounts = time.Second
-	// keepCosts is about as often as roll-ups move.
-	keepCosts = 30 * time.Second
-)
+// keepCosts is about as often as roll-ups move, and how long what was added up then is shown besides.
+const keepCosts = 30 * time.Second
 
 // costSummary is what an organization spent.
 type costSummary struct{ today, days30 string }
 
 func (s *Service) summary(ctx context.Context, _ *struct{}) (*struct{ Body Summary }, error) {
 	org := principal(ctx).Org
-	body, err := s.counts.get(ctx, org, func(ctx context.Context) (Summary, time.Time, error) {
-		now := time.Now().UTC()
-		body, err := s.count(ctx, org, now)
-		return body, now.Add(keepCounts), err
+	body, err := s.counts.get(ctx, org, func(ctx context.Context) (Summary, span, error) {
+		now := time.Now()
+		body, err := s.count(ctx, org, now.UTC())
+		return body, counted(now), err
 	})
 	if err != nil {
 		return nil, err
 	}
-	costs, err := s.spent.get(ctx, org, func(ctx context.Context) (costSummary, time.Time, error) {
+	costs, err := s.spent.get(ctx, org, func(ctx context.Context) (costSummary, span, error) {
 		now := time.Now().UTC()
 		midnight := now.Truncate(24*time.Hour).AddDate(0, 0, 1)
-		until := now.Add(keepCosts)
-		if until.After(midnight) {
-			until = midnight
+		good := span{renew: now.Add(keepCosts), until: now.Add(2 * keepCosts)}
+		if good.until.After(midnight) {
+			good.until = midnight
 		}
 		costs, err := s.addCosts(ctx, org, now)
-		return costs, until, err
+		return costs, good, err
 	})
 	if err != nil {
 		return nil, err

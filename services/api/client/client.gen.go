@@ -2766,7 +2766,7 @@ type ServerList struct {
 	Offset  int64    `json:"offset"`
 	Servers []Server `json:"servers"`
 
-	// Total Servers that the filters pick.
+	// Total Servers that the filters pick; when there are more than this page, as of a few seconds ago at most.
 	Total int64 `json:"total"`
 }
 
@@ -3998,7 +3998,7 @@ type ClientInterface interface {
 
 	// GetSummary The fleet in numbers
 	//
-	// At most a second old, freshness too; costs at most half a minute.
+	// As of its timestamp, a few seconds ago at most, freshness too; costs as of the last minute.
 	//
 	// Needs the role **viewer**.
 	//
@@ -5115,7 +5115,7 @@ func (c *Client) RotateServerToken(ctx context.Context, id string, params *Rotat
 
 // GetSummary The fleet in numbers
 //
-// At most a second old, freshness too; costs at most half a minute.
+// As of its timestamp, a few seconds ago at most, freshness too; costs as of the last minute.
 //
 // Needs the role **viewer**.
 //
@@ -9176,7 +9176,7 @@ type ClientWithResponsesInterface interface {
 
 	// GetSummaryWithResponse The fleet in numbers
 	//
-	// At most a second old, freshness too; costs at most half a minute.
+	// As of its timestamp, a few seconds ago at most, freshness too; costs as of the last minute.
 	//
 	// Needs the role **viewer**.
 	//
@@ -15152,7 +15152,7 @@ func (c *ClientWithResponses) RotateServerTokenWithResponse(ctx context.Context,
 
 // GetSummaryWithResponse The fleet in numbers
 //
-// At most a second old, freshness too; costs at most half a minute.
+// As of its timestamp, a few seconds ago at most, freshness too; costs as of the last minute.
 //
 // Needs the role **viewer**.
 //
