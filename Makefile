@@ -34,8 +34,9 @@ soak: go ## break a loaded Picket at random for an hour and audit it; PICKET_SOA
 	PICKET_SOAK=$${PICKET_SOAK:-1h} PICKET_FAULT_SECONDS=$${PICKET_FAULT_SECONDS:-300} \
 	go test -count 1 -timeout 0 -v -run '^TestSoak$$' $(ARGS) ./test/system
 
-bench: go ## measure what a probe costs against its limit in the same run (minutes); ARGS='--targets 5000 --interval 5s'
-	@go run ./test/bench $(ARGS)
+bench: go ## measure what Picket costs against limits of the same run (ten minutes); ARGS=--list names the measurements
+	@PICKET_POSTGRES_BIN=$$(scripts/postgres) && export PICKET_POSTGRES_BIN || exit; \
+	go run ./test/bench $(ARGS)
 
 microbench: go ## run the benchmarks of the rooms; PKG and BENCH (a pattern) choose, ARGS='-count 10' for benchstat
 	@PICKET_POSTGRES_BIN=$$(scripts/postgres) && export PICKET_POSTGRES_BIN || exit; \

@@ -157,7 +157,7 @@ func (b *bench) prometheus(context.Context) func(ctx context.Context, name strin
 			return nil, err
 		}
 		var config strings.Builder
-		fmt.Fprintf(&config, `global: {scrape_interval: %s, scrape_timeout: %s}
+		fmt.Fprintf(&config, `global: {scrape_interval: %dms, scrape_timeout: %dms}
 scrape_configs:
   - job_name: blackbox
     metrics_path: /probe
@@ -168,7 +168,7 @@ scrape_configs:
       - {target_label: __address__, replacement: %q}
     static_configs:
       - targets:
-`, interval, interval*9/10, at)
+`, interval.Milliseconds(), interval.Milliseconds()*9/10, at)
 		for _, url := range urls {
 			fmt.Fprintf(&config, "          - %s\n", url)
 		}
@@ -185,14 +185,17 @@ scrape_configs:
 			return []*program{blackbox}, err
 		}
 		scraper, err := b.launch(ctx, "prometheus", server, []string{
-			"--config.file=" + file, "--storage.tsdb.path=" + filepath.Join(b.dir, name), "--web.listen-address=" + listen, "--log.level=error",
+			"--config.file=" + file, "--storage.tsdb.path=" + filepath.Join(b.dir, name), "--web.listen-address=" + listen,
 		}, nil)
 		if err != nil {
 			return []*program{blackbox}, err
 		}
-		return []*program{blackbox, scraper}, nil
+		_, err = scraper.said(ctx, prometheusLine, time.Minute)
+		return []*program{blackbox, scraper}, err
 	}
 }
+
+var prometheusLine = regexp.MustCompile(`(Server is ready)`)
 
 func lookPath(names ...string) (file string, err error) {
 	for _, name := range names {

@@ -154,9 +154,11 @@ func (b *bench) catalogFile(name string, urls []string, interval time.Duration, 
 	var text strings.Builder
 	fmt.Fprintf(&text, "defaults:\n  interval: %s\nservers:\n", interval)
 	for i, url := range urls {
-		fmt.Fprintf(&text, "  - name: %s\n    url: %s\n", serverName(i), url)
+		fmt.Fprintf(&text, "  - name: %s\n", serverName(i))
 		if fresh {
-			text.WriteString("    connection: fresh\n")
+			fmt.Fprintf(&text, "    checks: [{name: health, connection: fresh, url: %q}]\n", url)
+		} else {
+			fmt.Fprintf(&text, "    url: %s\n", url)
 		}
 	}
 	return b.write(name, text.String())
