@@ -13,6 +13,7 @@ type Config struct {
 	CycleInterval  time.Duration `env:"FLEET_HEALTH_INTERVAL" desc:"Interval of checks that have none of their own; a cycle of the worker statistics."`
 	MaxInFlight    int           `env:"PICKET_PROBER_CONCURRENCY" desc:"Most probes in flight of one process; 0: half of its open files."`
 	BodyLimit      int           `env:"PICKET_PROBER_BODY_LIMIT" desc:"Most bytes that are read of an answer."`
+	BodyMemory     int           `env:"PICKET_PROBER_BODY_MEMORY" desc:"Memory for answers beyond 64 KiB and for compressed ones, in bytes; those that find no room wait."`
 	QueueBytes     int           `env:"PICKET_PROBER_QUEUE_BYTES" desc:"Memory for results while NATS is away; the oldest go first."`
 	SecretsDir     string        `env:"PICKET_SECRETS_DIR" desc:"Directory below which secret:file: references may point. References to variables may point to PICKET_SECRET_* only."`
 }
@@ -21,7 +22,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		HostBatchSize: 10, HostBatchDelay: 500 * time.Millisecond, CycleInterval: 30 * time.Second,
-		BodyLimit: 1 << 20, QueueBytes: 128 << 20, SecretsDir: "/run/secrets",
+		BodyLimit: 1 << 20, BodyMemory: 64 << 20, QueueBytes: 128 << 20, SecretsDir: "/run/secrets",
 	}
 }
 
@@ -36,6 +37,7 @@ func (c Config) Validate() error {
 	least("FLEET_HEALTH_BATCH_SIZE", int64(c.HostBatchSize), 0)
 	least("PICKET_PROBER_CONCURRENCY", int64(c.MaxInFlight), 0)
 	least("PICKET_PROBER_BODY_LIMIT", int64(c.BodyLimit), 1)
+	least("PICKET_PROBER_BODY_MEMORY", int64(c.BodyMemory), int64(c.BodyLimit))
 	least("PICKET_PROBER_QUEUE_BYTES", int64(c.QueueBytes), 1<<16)
 	if c.HostBatchDelay < 0 {
 		faults = append(faults, fmt.Errorf("FLEET_HEALTH_BATCH_DELAY: %s is negative", c.HostBatchDelay))

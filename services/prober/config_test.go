@@ -16,6 +16,7 @@ func TestConfigIsValidated(t *testing.T) {
 		"FLEET_HEALTH_INTERVAL":     func(c *Config) { c.CycleInterval = 0 },
 		"PICKET_PROBER_CONCURRENCY": func(c *Config) { c.MaxInFlight = -1 },
 		"PICKET_PROBER_BODY_LIMIT":  func(c *Config) { c.BodyLimit = 0 },
+		"PICKET_PROBER_BODY_MEMORY": func(c *Config) { c.BodyMemory = c.BodyLimit - 1 },
 		"PICKET_PROBER_QUEUE_BYTES": func(c *Config) { c.QueueBytes = 0 },
 	} {
 		c := DefaultConfig()

@@ -39,7 +39,9 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	if deps.Kit == nil || deps.Conn == nil {
 		return nil, errors.New("prober: kit and connection are required")
 	}
-	pool := probe.NewPool(probe.PoolOptions{MaxConnections: max(1, ticker.OpenFiles()/4)})
+	pool := probe.NewPool(probe.PoolOptions{
+		MaxConnections: max(1, ticker.OpenFiles()/4), LongAnswers: cfg.BodyMemory / cfg.BodyLimit,
+	})
 	p := &Service{
 		probes:  pool,
 		secrets: credential.Source{Dir: cfg.SecretsDir, Keyring: deps.Keyring},

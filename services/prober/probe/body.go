@@ -3,10 +3,14 @@ package probe
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
+
+	"github.com/picketd/picket/internal/health"
 )
 
 // Buffers start at a size that holds a health body, and those that had to grow
@@ -30,6 +34,36 @@ func (p *Pool) release(b *[]byte) {
 	}
 }
 
+// shortAnswer is what an answer may take without asking for room: nearly all are shorter, and as many may be in memory as
+// there are looks under way.
+const shortAnswer = 64 << 10
+
+// errNoRoom says that too many long answers were in memory until the look was over.
+var errNoRoom = fmt.Errorf("%w: no room for another long answer", health.ErrOwnFault)
+
+// room waits until there is room for a long answer; <-p.long gives it back.
+func (p *Pool) room(ctx context.Context) error {
+	select {
+	case p.long <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return errNoRoom
+	}
+}
+
+// read reads an answer up to the limit. long says that it has taken room, which is so also with an error.
+func (p *httpProber) read(ctx context.Context, r io.Reader, buf []byte) (body []byte, truncated, long bool, err error) {
+	body, truncated, err = readAtMost(r, buf, min(p.bodyLimit, shortAnswer))
+	if !truncated || p.bodyLimit <= shortAnswer {
+		return body, truncated, false, err
+	}
+	if err := p.pool.room(ctx); err != nil {
+		return body, true, false, err
+	}
+	body, truncated, err = readAtMost(r, body[:len(body)+1], p.bodyLimit) // the byte that told is there already
+	return body, truncated, true, err
+}
+
 // readAtMost appends up to limit bytes of r to buf and reports whether there was
 // more. It returns what was read also with an error.
 func readAtMost(r io.Reader, buf []byte, limit int) (_ []byte, truncated bool, _ error) {
@@ -50,14 +84,15 @@ func readAtMost(r io.Reader, buf []byte, limit int) (_ []byte, truncated bool, _
 	}
 }
 
+func compressed(header http.Header) bool {
+	encoding := header.Get("Content-Encoding")
+	return strings.EqualFold(encoding, "gzip") || strings.EqualFold(encoding, "x-gzip")
+}
+
 // expand undoes gzip, which we never ask for but some send anyway, up to the
 // body limit: a small answer must not become a large one. A body that is not
 // what it claims is left as it is.
-func (p *httpProber) expand(header http.Header, body []byte, truncated bool) ([]byte, bool) {
-	encoding := header.Get("Content-Encoding")
-	if len(body) == 0 || !strings.EqualFold(encoding, "gzip") && !strings.EqualFold(encoding, "x-gzip") {
-		return body, truncated
-	}
+func (p *httpProber) expand(body []byte, truncated bool) ([]byte, bool) {
 	unzip, err := gzip.NewReader(bytes.NewReader(body))
 	if err != nil {
 		return body, truncated

@@ -3,6 +3,7 @@ package probe
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"io"
 	"net/http"
 	"runtime"
@@ -114,4 +115,80 @@ func TestLargeBodyIsBoundedInMemory(t *testing.T) { //nolint:paralleltest // see
 	if used := after.TotalAlloc - before.TotalAlloc; used > 8<<20 {
 		t.Errorf("allocated %d bytes in %s", used, time.Since(start))
 	}
+}
+
+// stall sends most of a long answer and then nothing until it is released.
+func stall(released <-chan struct{}, sent func()) func(peer) {
+	long := []byte("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + strings.Repeat(" ", 900<<10))
+	return func(c peer) {
+		go func() {
+			c.hear()
+			_, _ = c.Write(long) // one for all: it is the prober's memory that counts
+			sent()
+			<-released
+			c.hangUp()
+		}()
+	}
+}
+
+// TestLongAnswersShareRoom: targets that send most of a long answer and then fall silent hold no more memory together than
+// there is room for. Not parallel: it measures the heap of the process.
+func TestLongAnswersShareRoom(t *testing.T) { //nolint:paralleltest // see above
+	const targets, room = 200, 8
+	released := make(chan struct{})
+	address := listen(t, stall(released, func() {}))
+	pool := newPool(t, PoolOptions{LongAnswers: room})
+	var before, now runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	results := make(chan *picketv1.ProbeResult, targets)
+	for range targets {
+		p := compileHTTP(t, pool, &picketv1.HTTPSpec{Url: "http://" + address})
+		go func() { results <- p.Probe(t.Context()) }()
+	}
+	// Until all are connected and the heap has grown for half a second no more.
+	most, grown := uint64(0), time.Now()
+	eventually(t, "all targets are being read from", func() bool {
+		runtime.ReadMemStats(&now)
+		if now.HeapAlloc > most+1<<20 {
+			most, grown = now.HeapAlloc, time.Now()
+		}
+		return pool.Open() >= targets && len(pool.long) == room && time.Since(grown) > time.Second/2
+	})
+	runtime.GC() // what counts is what is held
+	runtime.ReadMemStats(&now)
+	close(released)
+	for range targets {
+		wantResult(t, <-results, "unreachable", "closed") // each got its turn
+	}
+	if used := int64(now.HeapAlloc) - int64(before.HeapAlloc); used > 50<<20 {
+		t.Errorf("%d MiB for %d long answers with room for %d", used>>20, targets, room)
+	}
+}
+
+// TestNoRoomForALongAnswer: one that finds no room in its time is unknown, not down; a short answer needs none.
+func TestNoRoomForALongAnswer(t *testing.T) {
+	t.Parallel()
+	released, sent := make(chan struct{}), make(chan struct{}, 2)
+	address := listen(t, stall(released, func() { sent <- struct{}{} }))
+	short := serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok")) })
+	pool := newPool(t, PoolOptions{LongAnswers: 1})
+	spec := &picketv1.HTTPSpec{Url: "http://" + address}
+	first, holder := make(chan *picketv1.ProbeResult, 1), compileHTTP(t, pool, spec)
+	go func() { first <- holder.Probe(t.Context()) }()
+	eventually(t, "the first has the room", func() bool { return len(pool.long) == 1 })
+	ctx, cancel := context.WithCancel(t.Context())
+	second, waiter := make(chan *picketv1.ProbeResult, 1), compileHTTP(t, pool, spec)
+	go func() { second <- waiter.Probe(ctx) }()
+	<-sent
+	<-sent
+	wantResult(t, within(t, compileHTTP(t, pool, &picketv1.HTTPSpec{Url: short.URL}), patient), "healthy", "")
+	eventually(t, "the second has read what needs no room", func() bool {
+		stacks := make([]byte, 1<<20)
+		return bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("probe.(*Pool).room"))
+	})
+	cancel()
+	wantResult(t, <-second, "unknown", "own_fault")
+	close(released)
+	wantResult(t, <-first, "unreachable", "closed")
 }

@@ -148,18 +148,28 @@ func (p *httpProber) Probe(ctx context.Context) *picketv1.ProbeResult {
 	l.reached(reading)
 	buffer := p.pool.buffer()
 	defer p.pool.release(buffer)
-	body, truncated, err := readAtMost(response.Body, (*buffer)[:0], p.bodyLimit)
+	body, truncated, long, err := p.read(ctx, response.Body, (*buffer)[:0])
 	latency := time.Since(start)
 	response.Body.Close() // read to its end or given up; either way nothing is left to learn
 	*buffer = body
 	if truncated || err != nil || response.Close {
 		p.kept.Store(false)
 	}
+	zipped := err == nil && len(body) > 0 && compressed(response.Header)
+	if zipped && !long { // a short one can be expanded to a long one
+		err = p.pool.room(ctx)
+		long = err == nil
+	}
+	if long {
+		defer func() { <-p.pool.long }()
+	}
 	var o health.Outcome
 	if err != nil {
 		o = failed(ctx, err, l.at())
 	} else {
-		body, truncated = p.expand(response.Header, body, truncated)
+		if zipped {
+			body, truncated = p.expand(body, truncated)
+		}
 		o = p.expect.HTTP(health.Response{
 			Code: response.StatusCode, Header: response.Header, Body: body, Truncated: truncated,
 			Latency: latency, CertificateNotAfter: l.certificateNotAfter(), ReceivedAt: start.Add(latency),

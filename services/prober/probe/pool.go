@@ -22,6 +22,9 @@ type PoolOptions struct {
 	// MaxConnectionAge is when a kept connection is replaced, so that a changed
 	// address or certificate is seen. Default 10 minutes.
 	MaxConnectionAge time.Duration
+	// LongAnswers is how many answers beyond 64 KiB, or compressed ones, may be in memory at a time; further ones wait.
+	// Default 64.
+	LongAnswers int
 	// Resolver looks names up. Default: Go's own, because the C library's blocks a
 	// thread for each name that hangs.
 	Resolver *net.Resolver
@@ -39,7 +42,8 @@ type Pool struct {
 	dialer         net.Dialer
 	open           atomic.Int64
 
-	buffers sync.Pool // of *[]byte
+	buffers sync.Pool     // of *[]byte
+	long    chan struct{} // one for each long answer in memory
 
 	mu   sync.Mutex
 	sets map[credential.TLSIdentity]weak.Pointer[transports]
@@ -61,6 +65,9 @@ func NewPool(opt PoolOptions) *Pool {
 	if opt.MaxConnectionAge <= 0 {
 		opt.MaxConnectionAge = 10 * time.Minute
 	}
+	if opt.LongAnswers <= 0 {
+		opt.LongAnswers = 64
+	}
 	if opt.Resolver == nil {
 		opt.Resolver = &net.Resolver{PreferGo: true, Dial: dialDNS}
 	}
@@ -69,6 +76,7 @@ func NewPool(opt PoolOptions) *Pool {
 		maxAge:         opt.MaxConnectionAge,
 		// The bound of dials whose look has no deadline.
 		dialer: net.Dialer{Timeout: 30 * time.Second, Resolver: opt.Resolver},
+		long:   make(chan struct{}, opt.LongAnswers),
 		sets:   make(map[credential.TLSIdentity]weak.Pointer[transports]),
 	}
 }
