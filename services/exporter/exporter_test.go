@@ -62,6 +62,9 @@ func TestExports(t *testing.T) {
 			for kind := range want {
 				for _, format := range []string{"csv", "ndjson", "json", "parquet"} {
 					for _, compression := range []string{"none", "gzip", "zstd"} {
+						if name == "s3" && kind != "health_checks" && compression != "gzip" {
+							continue // to it all are bytes, and a name
+						}
 						asked = append(asked, w.ask(store.NewExport{Type: kind, Format: format, Compression: compression}))
 					}
 				}
@@ -85,23 +88,30 @@ func TestExports(t *testing.T) {
 // slowStore lets each write wait for a step.
 type slowStore struct {
 	blob.Store
-	step chan struct{}
+	step  <-chan struct{}
+	begun chan struct{} // closed by the first write
+	once  sync.Once
 }
 
-func (s slowStore) Create(ctx context.Context, key string, opts blob.CreateOptions) (blob.Upload, error) {
+func newSlowStore(objects blob.Store, step <-chan struct{}) *slowStore {
+	return &slowStore{Store: objects, step: step, begun: make(chan struct{})}
+}
+
+func (s *slowStore) Create(ctx context.Context, key string, opts blob.CreateOptions) (blob.Upload, error) {
 	upload, err := s.Store.Create(ctx, key, opts)
-	return slowUpload{upload, ctx, s.step}, err
+	return slowUpload{upload, ctx, s}, err
 }
 
 type slowUpload struct {
 	blob.Upload
-	ctx  context.Context
-	step chan struct{}
+	ctx   context.Context
+	store *slowStore
 }
 
 func (u slowUpload) Write(p []byte) (int, error) {
+	u.store.once.Do(func() { close(u.store.begun) })
 	select {
-	case <-u.step:
+	case <-u.store.step:
 		return u.Upload.Write(p)
 	case <-u.ctx.Done():
 		return 0, context.Cause(u.ctx)
@@ -115,7 +125,7 @@ func TestCancelAndRetry(t *testing.T) {
 	w.fill(10, 100)
 	events := w.events()
 	step := make(chan struct{})
-	w.start(quick(), slowStore{w.blob, step})
+	w.start(quick(), newSlowStore(w.blob, step))
 	e := w.ask(store.NewExport{Type: "health_checks", Format: "ndjson"})
 	w.until("the start", func() bool { return w.look(e).Status == store.ExportProcessing })
 	if _, err := w.store.CancelExport(t.Context(), "default", e.ID, nil); err != nil {
@@ -151,7 +161,7 @@ func TestStopGivesBack(t *testing.T) {
 	w.fill(10, 100)
 	config := quick()
 	config.Lease, config.MaxTries = time.Hour, 1 // neither the end of a lease nor another try can help
-	_, stop := w.start(config, slowStore{w.blob, nil})
+	_, stop := w.start(config, newSlowStore(w.blob, nil))
 	e := w.ask(store.NewExport{Type: "health_checks", Format: "ndjson"})
 	w.until("the start", func() bool { return w.look(e).Status == store.ExportProcessing })
 	stop()
