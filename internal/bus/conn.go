@@ -18,6 +18,8 @@ import (
 var (
 	// ErrDisconnected says that there is no connection to NATS now; it comes back by itself.
 	ErrDisconnected = errors.New("nats is not connected")
+	// ErrNoJetStream says that the server passes messages on and keeps none.
+	ErrNoJetStream = errors.New("nats has no jetstream")
 	// ErrUnavailable is what a handler wraps when the thing it stores into is away: the batch is kept, not judged.
 	ErrUnavailable = errors.New("unavailable")
 	// ErrInterrupted says that ordered reading must start again from the caller's cursor.
@@ -35,6 +37,12 @@ const (
 	reconnectWait  = 250 * time.Millisecond
 	requestTimeout = 5 * time.Second
 	ackTimeout     = 10 * time.Second
+	// writeTimeout ends a connection that takes no more bytes: the client holds its lock while it writes, and whoever asks it
+	// anything meanwhile, deadline or not, waits as long.
+	writeTimeout = 3 * time.Second
+	// pingEvery and pingsUnanswered end one that brings no answers.
+	pingEvery       = 3 * time.Second
+	pingsUnanswered = 2
 )
 
 // Options says how to connect.
@@ -86,8 +94,10 @@ func Connect(opts Options) (*Conn, error) {
 		nats.ReconnectJitter(reconnectWait/2, reconnectWait/2),
 		// Results wait in the publisher, in order and bounded, not in the client.
 		nats.ReconnectBufSize(-1),
-		nats.PingInterval(5 * time.Second),
-		nats.MaxPingsOutstanding(2),
+		nats.PingInterval(pingEvery),
+		nats.MaxPingsOutstanding(pingsUnanswered),
+		nats.FlusherTimeout(writeTimeout),
+		nats.ReconnectOnFlusherError(),
 		nats.Timeout(2 * time.Second),
 		nats.ConnectHandler(func(*nats.Conn) { c.changed(true) }),
 		nats.ReconnectHandler(func(*nats.Conn) { c.changed(true) }),
@@ -146,6 +156,29 @@ func (c *Conn) Ready() error {
 		return fmt.Errorf("%w: %w", ErrDisconnected, err)
 	}
 	return ErrDisconnected
+}
+
+// Ping returns nil when the server answers before ctx ends, and keeps messages: one that has no JetStream is of no use. A
+// server that is frozen is connected for a while and answers nothing.
+func (c *Conn) Ping(ctx context.Context) error {
+	if err := c.Ready(); err != nil {
+		return err
+	}
+	if err := c.Flush(ctx); err != nil {
+		return fmt.Errorf("%w: no answer: %w", ErrDisconnected, err)
+	}
+	if stores, _ := c.nc.ConnectedServerJetStream(); stores {
+		return nil
+	}
+	// Another server of its cluster may have it.
+	_, err := c.js.AccountInfo(ctx)
+	if errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
+		return ErrNoJetStream
+	}
+	if err != nil {
+		return fmt.Errorf("ask nats for jetstream: %w", err)
+	}
+	return nil
 }
 
 // WaitConnected blocks until the server is there or ctx ends.

@@ -177,9 +177,6 @@ func run[C any](ctx context.Context, program Program[C], kit *Kit, config C, com
 	admin.Go(func() error { return ServeHTTP(adminCtx, listener, mux) })
 	admin.Go(func() error { return ServeProfiles(adminCtx, kit, common.PprofListen) })
 
-	watchCtx, stopWatch := context.WithCancel(ctx)
-	defer stopWatch()
-	go kit.Health.Watch(watchCtx, "nats", time.Second, func(context.Context) error { return conn.Ready() })
 	go func() { <-ctx.Done(); kit.Health.Stopping() }()
 
 	served := make(chan error, 1)
@@ -216,6 +213,9 @@ func awaitStop(ctx context.Context, served <-chan error, timeout time.Duration) 
 // restoreEvery is how long a stream that somebody deleted is missing at most.
 const restoreEvery = 5 * time.Second
 
+// natsEvery is how often a service looks whether NATS answers it.
+const natsEvery = time.Second
+
 // Who has not begun is not ready.
 const streamsComponent = "streams"
 
@@ -225,20 +225,21 @@ var errStarting = errors.New("not there yet")
 func Starting(kit *Kit) { kit.Health.Set(streamsComponent, errStarting) }
 
 // WithStreams creates the streams, trying until the server is there, and runs work then; it creates those that are deleted
-// meanwhile anew. It returns work's error, and nil when ctx ends before.
+// meanwhile anew, and makes NATS a component of the service's health. It returns work's error, and nil when ctx ends before.
 func WithStreams(
 	ctx context.Context, kit *Kit, conn *bus.Conn, limits bus.StreamLimits, work func(ctx context.Context) error,
 ) error {
+	keeping, stop := context.WithCancel(ctx)
+	var kept sync.WaitGroup
+	defer kept.Wait()
+	defer stop()
+	kept.Go(func() { kit.Health.Watch(keeping, "nats", natsEvery, conn.Ping) })
 	kit.Health.Set(streamsComponent, errStarting)
 	if !ensureStreams(ctx, kit, conn, limits) {
 		return nil
 	}
 	kit.Health.Set(streamsComponent, nil)
-	keeping, stop := context.WithCancel(ctx)
-	var kept sync.WaitGroup
 	kept.Go(func() { restoreStreams(keeping, kit, conn, limits) })
-	defer kept.Wait()
-	defer stop()
 	return work(ctx)
 }
 
