@@ -48,6 +48,8 @@ type Result struct {
 	// StreamEpoch and StreamSeq say where in the event stream it came: creation of the stream (Unix nanoseconds), and
 	// sequence.
 	StreamEpoch, StreamSeq int64
+	// Received is when the stream took it; zero: not known.
+	Received time.Time
 
 	Org, Server, Check, Kind string
 }

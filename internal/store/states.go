@@ -35,6 +35,7 @@ type stateRow struct {
 	stateKey
 	scheduledAt, since    time.Time
 	checkedAt, seenAt     time.Time // zero: never
+	received              time.Time // when the stream took it; zero: not known
 	epoch, seq            int64
 	latency               int32
 	status                picketv1.Status // unspecified: only on-demand results so far
@@ -127,8 +128,21 @@ func (s *states) fold(batch []batchRow) []foldedState {
 	return folded
 }
 
+// mostAhead is how far a result may lie ahead of its stream time.
+const mostAhead = time.Minute
+
+// takenBack reports whether the row is of a time that the stream's clock has taken back: what came later was received
+// before it. Such a row would stand until then.
+func (r *stateRow) takenBack(by *Result) bool {
+	later := by.StreamEpoch > r.epoch || by.StreamEpoch == r.epoch && by.StreamSeq > r.seq
+	return later && !by.Received.IsZero() && r.scheduledAt.After(by.Received.Add(mostAhead))
+}
+
 // take moves the row forward by one result, and reports whether the status became another one.
 func (r *stateRow) take(result *Result) (changed bool) {
+	if r.takenBack(result) {
+		r.scheduledAt, r.checkedAt, r.seenAt, r.since = time.Time{}, time.Time{}, time.Time{}, result.ScheduledAt
+	}
 	if !result.Missed {
 		r.checkedAt = later(r.checkedAt, result.ScheduledAt)
 	}
@@ -144,7 +158,7 @@ func (r *stateRow) take(result *Result) (changed bool) {
 		changed, r.since = true, result.ScheduledAt
 	}
 	r.scheduledAt, r.missed, r.status = result.ScheduledAt, result.Missed, result.Status
-	r.epoch, r.seq = result.StreamEpoch, result.StreamSeq
+	r.epoch, r.seq, r.received = result.StreamEpoch, result.StreamSeq, result.Received
 	r.latency, r.httpStatus = latencyUS(result.Latency), result.HTTPStatus
 	r.org, r.server, r.name, r.kind = result.Org, result.Server, result.Check, result.Kind
 	r.reason, r.message = result.Reason, result.Message

@@ -197,3 +197,48 @@ func TestForeignResultsAreRefused(t *testing.T) {
 		t.Errorf("%d forged rows", n)
 	}
 }
+
+// TestStatesOfATimeTakenBack: a state that was written while the stream's clock was ahead gives way as soon as that is
+// right again, and not when the time has come; what is redelivered late moves nothing back.
+func TestStatesOfATimeTakenBack(t *testing.T) {
+	t.Parallel()
+	s := newPlainStore(t)
+	known, stranger := s.NewResultWriter(), s.NewResultWriter()
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	one := ticks(1, now)[0]
+	at := func(seq int64, scheduled, received time.Time) Result {
+		r := one
+		r.ScheduledAt, r.StreamEpoch, r.StreamSeq, r.Received = scheduled, 1, seq, received
+		return r
+	}
+	state := func() (scheduled, seen time.Time) {
+		t.Helper()
+		err := s.pool.QueryRow(t.Context(), `SELECT scheduled_at, seen_at FROM check_states`).Scan(&scheduled, &seen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return scheduled, seen
+	}
+	for name, w := range map[string]*ResultWriter{"the writer that wrote it": known, "another": stranger} {
+		exec(t, s, `DELETE FROM check_states`)
+		ahead := now.Add(time.Hour)
+		write(t, known, []Result{at(10, ahead, ahead)})
+		if err := known.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		write(t, w, []Result{at(11, now, now)})
+		if err := w.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if scheduled, seen := state(); !scheduled.Equal(now) || !seen.Equal(now) {
+			t.Errorf("%s: the state is of %s, seen %s, want %s", name, scheduled, seen, now)
+		}
+		write(t, w, []Result{at(9, now.Add(-10*time.Minute), now.Add(-10*time.Minute))})
+		if err := w.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if scheduled, _ := state(); !scheduled.Equal(now) {
+			t.Errorf("%s: what was redelivered moved the state to %s", name, scheduled)
+		}
+	}
+}

@@ -11,7 +11,8 @@ import (
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
-// upsertStatesSQL moves rows only forward in time. unnest yields them in the order given, which is key order, and each
+// upsertStatesSQL moves rows only forward in time, but for those that lie ahead of the stream time of the newest, $19: that
+// time was taken back. unnest yields them in the order given, which is key order, and each
 // is locked as it comes: writers that overlap wait for each other, never in a circle.
 const upsertStatesSQL = `
 INSERT INTO check_states AS t (check_id, location, scheduled_at, since, checked_at, seen_at, stream_epoch, stream_seq,
@@ -21,14 +22,15 @@ SELECT * FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[
     $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[])
 ON CONFLICT (check_id, location) DO UPDATE SET
     scheduled_at = excluded.scheduled_at,
-    since = CASE WHEN t.status = excluded.status THEN t.since ELSE excluded.since END,
-    checked_at = greatest(t.checked_at, excluded.checked_at),
-    seen_at = greatest(t.seen_at, excluded.seen_at),
+    since = CASE WHEN t.status = excluded.status AND NOT coalesce(t.scheduled_at > $19, false) THEN t.since ELSE excluded.since END,
+    checked_at = CASE WHEN t.scheduled_at > $19 THEN excluded.checked_at ELSE greatest(t.checked_at, excluded.checked_at) END,
+    seen_at = CASE WHEN t.scheduled_at > $19 THEN excluded.seen_at ELSE greatest(t.seen_at, excluded.seen_at) END,
     stream_epoch = excluded.stream_epoch, stream_seq = excluded.stream_seq,
     latency_us = excluded.latency_us, status = excluded.status, http_status = excluded.http_status,
     missed = excluded.missed, org = excluded.org, server = excluded.server, check_name = excluded.check_name,
     kind = excluded.kind, reason = excluded.reason, message = excluded.message
-WHERE (t.scheduled_at, NOT t.missed) < (excluded.scheduled_at, NOT excluded.missed)`
+WHERE (t.scheduled_at, NOT t.missed) < (excluded.scheduled_at, NOT excluded.missed)
+   OR t.scheduled_at > $19::timestamptz AND (t.stream_epoch, t.stream_seq) < (excluded.stream_epoch, excluded.stream_seq)`
 
 // upsertStates expects the rows in key order, one per key.
 func upsertStates(ctx context.Context, tx pgx.Tx, rows []*stateRow) error {
@@ -48,15 +50,21 @@ func upsertStates(ctx context.Context, tx pgx.Tx, rows []*stateRow) error {
 		httpStatus                  = make([]*int16, n)
 		missed                      = make([]bool, n)
 	)
+	var newest time.Time
 	for i, r := range rows {
+		newest = later(newest, r.received)
 		check[i], location[i], scheduledAt[i], since[i] = r.check, r.location, r.scheduledAt, r.since
 		checkedAt[i], seenAt[i] = nullTime(r.checkedAt), nullTime(r.seenAt)
 		epoch[i], seq[i], latency[i], status[i] = r.epoch, r.seq, r.latency, int16(r.status)
 		httpStatus[i], missed[i] = nullInt16(r.httpStatus), r.missed
 		org[i], server[i], name[i], kind[i], reason[i], message[i] = r.org, r.server, r.name, r.kind, r.reason, r.message
 	}
+	var ahead *time.Time
+	if !newest.IsZero() {
+		ahead = new(newest.Add(mostAhead))
+	}
 	_, err := tx.Exec(ctx, upsertStatesSQL, check, location, scheduledAt, since, checkedAt, seenAt, epoch, seq,
-		latency, status, httpStatus, missed, org, server, name, kind, reason, message)
+		latency, status, httpStatus, missed, org, server, name, kind, reason, message, ahead)
 	if err != nil {
 		return fmt.Errorf("upsert states: %w", err)
 	}

@@ -39,7 +39,7 @@ func decodeResult(msg *bus.Msg, epoch int64) (result store.Result, isResult bool
 		return store.Result{}, false, err
 	}
 	result, err = toRow(probe)
-	result.StreamEpoch, result.StreamSeq = epoch, int64(msg.Sequence)
+	result.StreamEpoch, result.StreamSeq, result.Received = epoch, int64(msg.Sequence), msg.Time
 	return result, err == nil, err
 }
 
