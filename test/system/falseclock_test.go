@@ -147,6 +147,7 @@ func newFalseClock(t *testing.T) *falseClock {
 	if c.data, err = syscall.Mmap(int(file.Fd()), 0, size, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED); err != nil {
 		t.Fatal(err)
 	}
+	c.set(0)
 	// It is mapped for as long as the test lives: a program may still look, and it is a page.
 	return c
 }
@@ -157,8 +158,12 @@ func (c *falseClock) deceive(p *process) {
 	p.env = append(p.env, "PICKET_TEST_CLOCK="+c.path)
 }
 
+// lead is what right clocks of deceived programs are ahead of the test's and of PostgreSQL's: checks that have just been
+// made exist for that long then, so that there is something to look at when a clock goes back.
+const lead = 2 * time.Hour
+
 // set puts the wall clock ahead of the right time by that much, at once; the monotonic clock goes on.
-func (c *falseClock) set(ahead time.Duration) { c.tell(func(l *lie) { l.ahead = int64(ahead) }) }
+func (c *falseClock) set(ahead time.Duration) { c.tell(func(l *lie) { l.ahead = int64(lead + ahead) }) }
 
 // drift has both clocks gain so many microseconds a second from now on, as a bad crystal does, or one that is being slewed.
 func (c *falseClock) drift(perMillion int64) {
@@ -176,7 +181,7 @@ func (c *falseClock) drift(perMillion int64) {
 // right takes back every lie: the wall clock is set, and the monotonic one keeps what it has gained.
 func (c *falseClock) right() {
 	c.drift(0)
-	c.tell(func(l *lie) { l.ahead = -l.gained })
+	c.tell(func(l *lie) { l.ahead = int64(lead) - l.gained })
 }
 
 func (c *falseClock) tell(change func(*lie)) {

@@ -107,7 +107,7 @@ func TestClockFaults(t *testing.T) {
 			d, c := deploy(t, []string{"PICKET_CONFIG=" + path, "FLEET_HEALTH_BATCH_SIZE=0", "FLEET_METRICS_BATCH_SIZE=0"}, dir)
 			d.start()
 			o := observe(t, d)
-			began := time.Now()
+			began := time.Now().Add(lead)
 			awaitAll(t, o, f)
 			incidents := newIncidents(o, f)
 			for _, one := range clockFaults(c) {
@@ -125,7 +125,7 @@ func TestClockFaults(t *testing.T) {
 					t.Errorf("%s: %d requests in one second; the steady rate is %d", one.name, most, steady)
 				}
 			}
-			until := time.Now()
+			until := time.Now().Add(lead)
 			var coverage store.Coverage
 			db := openStore(t, d)
 			eventually(t, "every tick has a row or an explanation", func() error {
@@ -140,6 +140,14 @@ func TestClockFaults(t *testing.T) {
 				return nil
 			})
 			t.Logf("audit: %+v", coverage)
+			eventually(t, "what is shown is what is now", func() error {
+				old := query[string](t, d, `SELECT server || '/' || check_name || ' of ' || scheduled_at FROM check_states
+					WHERE scheduled_at NOT BETWEEN now() + $1::interval - interval '20 s' AND now() + $1::interval + interval '20 s' LIMIT 3`, lead)
+				if len(old) > 0 {
+					return fmt.Errorf("%v", old)
+				}
+				return nil
+			})
 			incidents.audit(t, d)
 		})
 	}
