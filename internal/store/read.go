@@ -143,14 +143,18 @@ type Summary struct {
 }
 
 // summarySQL decides about freshness now: a server is stale when none of its checks was looked at within three intervals
-// and a time-out; the writer needs up to 15 seconds to say so.
+// and a time-out; the writer needs up to 15 seconds to say so. Who was looked at within the shortest such time that any
+// check has needs no look at its checks.
 const summarySQL = `
-WITH fresh AS MATERIALIZED (
-    SELECT DISTINCT c.server_id FROM check_states k JOIN checks c ON c.id = k.check_id
-    WHERE k.org = $1 AND c.enabled AND k.checked_at > clock_timestamp() - (3 * c.interval_ms + c.timeout_ms + 15000) * interval '1 millisecond'),
+WITH shortest AS MATERIALIZED (
+    SELECT clock_timestamp() AS now, (min(3 * interval_ms + timeout_ms) + 15000) * interval '1 millisecond' AS span FROM checks WHERE enabled),
 servers AS (
-    SELECT s.lifecycle, s.health_status, s.region, s.last_health_check_at, f.server_id IS NOT NULL AS fresh
-    FROM managed_servers s LEFT JOIN fresh f ON f.server_id = s.id WHERE s.org = $1 AND s.removed_at IS NULL),
+    SELECT s.lifecycle, s.health_status, s.region, s.last_health_check_at,
+           coalesce(s.last_health_check_at > (SELECT now - span FROM shortest), false) OR s.lifecycle <> 'inactive' AND EXISTS (
+               SELECT FROM checks c JOIN check_states k ON k.check_id = c.id
+               WHERE c.server_id = s.id AND c.enabled AND k.checked_at > (SELECT now FROM shortest)
+                   - (3 * c.interval_ms + c.timeout_ms + 15000) * interval '1 millisecond') AS fresh
+    FROM managed_servers s WHERE s.org = $1 AND s.removed_at IS NULL),
 counted AS (
     SELECT count(*) AS total, count(*) FILTER (WHERE lifecycle = 'active') AS active,
            count(*) FILTER (WHERE lifecycle = 'maintenance') AS maintenance, count(*) FILTER (WHERE lifecycle = 'inactive') AS inactive,

@@ -35,13 +35,14 @@ const mostHealthy = 2000
 const figuresSQL = `
 SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()),
        pg_database_size(current_database()),
-       (SELECT count(*) FROM alert_outbox),
-       count(*) FILTER (WHERE seen), count(*) FILTER (WHERE seen IS NOT TRUE)
-FROM (SELECT s.last_seen_at >= $1::timestamptz - greatest(interval '5 minutes', 3 * k.shortest * interval '1 millisecond') AS seen
-      FROM managed_servers s
-      LEFT JOIN (SELECT server_id, min(interval_ms) AS shortest FROM checks WHERE enabled AND removed_at IS NULL GROUP BY server_id) k
-        ON k.server_id = s.id
-      WHERE s.removed_at IS NULL AND s.lifecycle <> 'inactive') seen`
+       (SELECT count(*) FROM alert_outbox)`
+
+// serverFiguresSQL looks at the checks of those servers alone that were not seen lately.
+const serverFiguresSQL = `
+SELECT s.health_status, count(*), count(*) FILTER (WHERE s.last_seen_at >= $1::timestamptz - interval '5 minutes'
+       OR s.last_seen_at >= $1::timestamptz - 3 * interval '1 millisecond' *
+          (SELECT min(c.interval_ms) FROM checks c WHERE c.server_id = s.id AND c.enabled AND c.removed_at IS NULL))
+FROM managed_servers s WHERE s.removed_at IS NULL AND s.lifecycle <> 'inactive' GROUP BY 1`
 
 // Figures reads them now.
 func (s *Store) Figures(ctx context.Context, now time.Time) (Figures, error) {
@@ -54,25 +55,34 @@ func (s *Store) Figures(ctx context.Context, now time.Time) (Figures, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, TxTimeout)
 	defer cancel()
-	err := s.pool.QueryRow(ctx, figuresSQL, now).Scan(&f.Connections, &f.SizeBytes, &f.Undelivered, &f.Online, &f.Stale)
+	err := s.pool.QueryRow(ctx, figuresSQL).Scan(&f.Connections, &f.SizeBytes, &f.Undelivered)
 	if err != nil {
 		return Figures{}, fmt.Errorf("read figures: %w", err)
 	}
-	for sql, counts := range map[string]map[string]int{
-		`SELECT health_status, count(*) FROM managed_servers WHERE removed_at IS NULL AND lifecycle <> 'inactive' GROUP BY 1`: f.Servers,
-		`SELECT state, count(*) FROM system_alerts WHERE state <> 'closed' GROUP BY 1`:                                        f.Alerts,
-	} {
-		var word string
-		var n int
-		rows, err := s.pool.Query(ctx, sql)
-		if err != nil {
-			return Figures{}, fmt.Errorf("read figures: %w", err)
-		}
-		if _, err := pgx.ForEachRow(rows, []any{&word, &n}, func() error { counts[word] = n; return nil }); err != nil {
-			return Figures{}, fmt.Errorf("read figures: %w", err)
-		}
+	var (
+		word      string
+		n, online int
+	)
+	rows, err := s.pool.Query(ctx, serverFiguresSQL, now)
+	if err != nil {
+		return Figures{}, fmt.Errorf("read figures: %w", err)
 	}
-	rows, err := s.pool.Query(ctx, `SELECT name, health_status = 'healthy' FROM managed_servers
+	_, err = pgx.ForEachRow(rows, []any{&word, &n, &online}, func() error {
+		f.Servers[word] = n
+		f.Online, f.Stale = f.Online+online, f.Stale+n-online
+		return nil
+	})
+	if err != nil {
+		return Figures{}, fmt.Errorf("read figures: %w", err)
+	}
+	rows, err = s.pool.Query(ctx, `SELECT state, count(*) FROM system_alerts WHERE state <> 'closed' GROUP BY 1`)
+	if err != nil {
+		return Figures{}, fmt.Errorf("read figures: %w", err)
+	}
+	if _, err := pgx.ForEachRow(rows, []any{&word, &n}, func() error { f.Alerts[word] = n; return nil }); err != nil {
+		return Figures{}, fmt.Errorf("read figures: %w", err)
+	}
+	rows, err = s.pool.Query(ctx, `SELECT name, health_status = 'healthy' FROM managed_servers
 		WHERE org = 'default' AND managed_by IN ('env', 'self') AND removed_at IS NULL AND lifecycle <> 'inactive' AND health_status <> 'unknown'
 		ORDER BY name LIMIT $1`, mostHealthy)
 	if err != nil {

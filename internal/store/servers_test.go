@@ -69,3 +69,41 @@ func TestServersFollowTheCatalog(t *testing.T) {
 		}
 	}
 }
+
+// TestSummaryFreshness: a server is as fresh as the freshest of its enabled checks, each by its own interval.
+func TestSummaryFreshness(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	now := time.Now()
+	check := func(server, name string, enabled bool, interval, ago time.Duration) {
+		t.Helper()
+		exec(t, s, `WITH s AS (
+			    INSERT INTO managed_servers (org, name, managed_by, last_health_check_at) VALUES ('default', $1, 'api', $5)
+			    ON CONFLICT (org, name) DO UPDATE SET last_health_check_at = greatest(managed_servers.last_health_check_at, $5) RETURNING id),
+			c AS (INSERT INTO checks (server_id, revision, interval_ms, timeout_ms, name, kind, locations, spec, enabled)
+			    SELECT id, 1, $3, 1000, $2, 'http', '{local}', '{}', $4 FROM s RETURNING id)
+			INSERT INTO check_states (check_id, scheduled_at, since, checked_at, stream_epoch, stream_seq, latency_us, status, missed, org,
+			    location, server, check_name, kind, reason, message)
+			SELECT id, $5, $5, $5, 1, 1, 1, 1, false, 'default', 'local', $1, $2, 'http', '', '' FROM c`,
+			server, name, interval.Milliseconds(), enabled, now.Add(-ago))
+	}
+	check("fast", "health", true, 5*time.Second, 10*time.Second)
+	check("silent", "health", true, 5*time.Second, time.Minute)
+	check("slow", "health", true, 10*time.Minute, 20*time.Minute)
+	check("slower", "health", true, 10*time.Minute, 40*time.Minute)
+	check("both", "health", true, 5*time.Second, 20*time.Minute)
+	check("both", "disk", true, 10*time.Minute, 20*time.Minute)
+	check("half", "health", true, 5*time.Second, 20*time.Minute)
+	check("half", "disk", false, 10*time.Minute, 20*time.Minute)
+	check("off", "health", true, 5*time.Second, 10*time.Second)
+	exec(t, s, `UPDATE managed_servers SET lifecycle = 'inactive' WHERE name = 'off'`)
+	exec(t, s, `INSERT INTO managed_servers (org, name, managed_by) VALUES ('default', 'new', 'api')`)
+	got, err := s.Summary(t.Context(), "default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Fresh: fast, slow, both.
+	if got.Total != 8 || got.Inactive != 1 || got.Fresh != 3 || got.Stale != 3 || got.NeverChecked != 1 {
+		t.Errorf("%+v", got)
+	}
+}
