@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -54,6 +55,7 @@ ON CONFLICT (metric_name, service, time, series) DO NOTHING`
 type sampleRow struct {
 	*Sample
 	series uuid.UUID
+	place  int // among those that were given
 }
 
 // seriesOf tells figures apart that share their name and service. It is no secret, but nobody shall be able to make one
@@ -71,17 +73,28 @@ func seriesOf(s *Sample) uuid.UUID {
 // sortSamples brings samples into the order of their key, the first of each key. What is no number says nothing.
 func sortSamples(samples []*Sample) []sampleRow {
 	rows := make([]sampleRow, 0, len(samples))
-	for _, s := range samples {
+	for i, s := range samples {
 		if !math.IsNaN(s.Value) && !math.IsInf(s.Value, 0) {
-			rows = append(rows, sampleRow{s, seriesOf(s)})
+			rows = append(rows, sampleRow{Sample: s, series: seriesOf(s), place: i})
 		}
 	}
-	order := func(a, b sampleRow) int {
-		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Service, b.Service),
-			a.Time.Compare(b.Time), bytes.Compare(a.series[:], b.series[:]))
+	// The place makes every two differ, so that the sort needs not be stable: that one took twice as long.
+	slices.SortFunc(rows, func(a, b sampleRow) int { return cmp.Or(a.compareKey(&b), cmp.Compare(a.place, b.place)) })
+	return slices.CompactFunc(rows, func(a, b sampleRow) bool { return a.compareKey(&b) == 0 })
+}
+
+// compareKey is the order of the table's key. Most samples differ early in it, so nothing is compared that need not be.
+func (r *sampleRow) compareKey(other *sampleRow) int {
+	if c := strings.Compare(r.Name, other.Name); c != 0 {
+		return c
 	}
-	slices.SortStableFunc(rows, order)
-	return slices.CompactFunc(rows, func(a, b sampleRow) bool { return order(a, b) == 0 })
+	if c := strings.Compare(r.Service, other.Service); c != 0 {
+		return c
+	}
+	if c := r.Time.Compare(other.Time); c != 0 {
+		return c
+	}
+	return bytes.Compare(r.series[:], other.series[:])
 }
 
 func appendSample(b []byte, s *sampleRow) []byte {
