@@ -21,17 +21,14 @@ const maxMemory = 64 << 20
 
 // What a process of its own needs at most while it makes large exports, one after the other.
 func TestMemory(t *testing.T) {
-	rows := 100_000
-	if text := os.Getenv(rowsVariable); text != "" {
-		var err error
-		if rows, err = strconv.Atoi(text); err != nil {
-			t.Fatal(err)
-		}
+	rows := wantedRows(t)
+	if rows == 0 {
+		rows = 100_000
 	}
 	const checks = 100
 	w := newWorld(t, stores["s3"](t))
 	w.fill(checks, rows/checks)
-	program := w.program()
+	program := w.program(w.build())
 	for _, of := range []store.NewExport{
 		{Format: "parquet"},
 		{Format: "csv"},
@@ -56,18 +53,38 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-// program runs the command itself.
-func (w *world) program() *child {
+// wantedRows is how many rows somebody asked for, zero when nobody did.
+func wantedRows(t *testing.T) int {
+	t.Helper()
+	text := os.Getenv(rowsVariable)
+	if text == "" {
+		return 0
+	}
+	rows, err := strconv.Atoi(text)
+	if err != nil || rows <= 0 {
+		t.Fatalf("%s=%s is no number of rows", rowsVariable, text)
+	}
+	return rows
+}
+
+// build builds the command itself.
+func (w *world) build() (path string) {
 	w.t.Helper()
-	path := filepath.Join(w.t.TempDir(), "exporter")
+	path = filepath.Join(w.t.TempDir(), "exporter")
 	build := exec.CommandContext(w.t.Context(), "go", "build", "-o", path, "./cmd/exporter")
 	if output, err := build.CombinedOutput(); err != nil {
 		w.t.Fatalf("build: %v\n%s", err, output)
 	}
-	return w.run(exec.Command(path),
+	return path
+}
+
+// program runs the command.
+func (w *world) program(path string, settings ...string) *child {
+	w.t.Helper()
+	return w.run(exec.Command(path), append(settings,
 		"NATS_URL="+w.nats.ClientURL(), "DATABASE_URL="+w.database.URL, "PICKET_ADMIN_LISTEN=127.0.0.1:0",
 		"S3_ENDPOINT="+w.objects.Endpoint, "S3_BUCKET="+w.objects.Bucket, "S3_REGION="+w.objects.Region,
-		"S3_ACCESS_KEY="+w.objects.AccessKey, "S3_SECRET_KEY="+w.objects.SecretKey, "PICKET_EXPORT_DIR="+w.objects.Dir)
+		"S3_ACCESS_KEY="+w.objects.AccessKey, "S3_SECRET_KEY="+w.objects.SecretKey, "PICKET_EXPORT_DIR="+w.objects.Dir)...)
 }
 
 // peak is the most memory that the process had at any time.
