@@ -14,7 +14,7 @@ import (
 // several services begin at once.
 func TestStreamsShareASmallDisk(t *testing.T) {
 	t.Parallel()
-	for name, room := range map[string]int64{"two gigabytes": 2 << 30, "not quite both": 41 << 30, "both, just": 44 << 30} {
+	for name, room := range map[string]int64{"half a gigabyte": 512 << 20, "two gigabytes": 2 << 30, "not quite both": 41 << 30, "both, just": 44 << 30} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			nats, err := natsserver.NewServer(&natsserver.Options{
