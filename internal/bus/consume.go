@@ -14,8 +14,11 @@ const (
 	maxAckPending = 50_000
 	// ackWait is how long a batch that died with its consumer stays away. A batch takes
 	// ten seconds at most, and two of them may wait in the client.
-	ackWait      = 30 * time.Second
-	consumeWatch = 10 * time.Second
+	ackWait = 30 * time.Second
+	// maxBatchBytes ends a batch, and bounds what waits in the client for the next: messages of a megabyte each must not take
+	// gigabytes. It is far above the largest message.
+	maxBatchBytes = 32 << 20
+	consumeWatch  = 10 * time.Second
 	// availableWaitMax bounds the pause between two questions whether the handler's store is back.
 	availableWaitMax = 2 * time.Second
 )
@@ -97,7 +100,7 @@ func (c *Conn) consumeOnce(ctx context.Context, opts ConsumeOptions, seen *conti
 	defer func() { stopWatch(); <-watched }()
 
 	messages, err := consumer.Messages(
-		jetstream.PullMaxMessages(2*opts.MaxBatch),
+		jetstream.PullMaxMessagesWithBytesLimit(2*opts.MaxBatch, maxBatchBytes),
 		jetstream.PullExpiry(5*time.Second),
 		jetstream.PullHeartbeat(2*time.Second))
 	if err != nil {
@@ -184,7 +187,7 @@ func (c *Conn) newDurable(ctx context.Context, opts ConsumeOptions, seen *contin
 func (c *Conn) nextBatch(ctx context.Context, messages jetstream.MessagesContext, most int, wait time.Duration) ([]*Msg, error) {
 	var batch []*Msg
 	var until time.Time
-	for len(batch) < most {
+	for size := 0; len(batch) < most && size < maxBatchBytes; {
 		var raw jetstream.Msg
 		var err error
 		if len(batch) == 0 {
@@ -209,6 +212,7 @@ func (c *Conn) nextBatch(ctx context.Context, messages jetstream.MessagesContext
 			return batch, err
 		}
 		batch = append(batch, msg)
+		size += len(msg.Data)
 	}
 	return batch, nil
 }

@@ -1,6 +1,7 @@
 package bus_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -461,4 +462,82 @@ func TestStreamsAreMadeTogetherAndTwice(t *testing.T) {
 			t.Errorf("stream %s: %+v", name, info)
 		}
 	}
+}
+
+// TestLargeMessagesAreBounded: a flood of the largest messages is taken in pieces, whoever reads them.
+func TestLargeMessagesAreBounded(t *testing.T) {
+	t.Parallel()
+	const messages, size, most = 120, 900 << 10, 40
+	url := embeddedtest.NATS(t)
+	conn := connect(t, url)
+	ctx := testContext(t)
+	if err := conn.WaitConnected(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.EnsureStreams(ctx, bus.StreamLimits{MaxBytes: 256 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := nats.Connect(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	large := bytes.Repeat([]byte("x"), size)
+	for range messages {
+		if _, err := raw.RequestWithContext(ctx, "picket.default.probe.healthy.local.checkout.health", large); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, read := range map[string]func(ctx context.Context, handle func(context.Context, []*bus.Msg) error) error{
+		"consume": func(ctx context.Context, handle func(context.Context, []*bus.Msg) error) error {
+			return conn.Consume(ctx, bus.ConsumeOptions{
+				Stream: bus.StreamEvents, Durable: "writer", MaxBatch: 5000, MaxWait: 10 * time.Second, Handle: handle,
+				Available: func(context.Context) error { return nil },
+			})
+		},
+		"follow": func(ctx context.Context, handle func(context.Context, []*bus.Msg) error) error {
+			return conn.Follow(ctx, bus.FollowOptions{Stream: bus.StreamEvents, MaxBatch: 5000, MaxWait: 10 * time.Second, Handle: handle})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, done := 0, make(chan struct{})
+			stop := run(t, func(ctx context.Context) error {
+				return read(ctx, func(_ context.Context, batch []*bus.Msg) error {
+					if len(batch) > most {
+						t.Errorf("a batch of %d messages of %d bytes", len(batch), size)
+					}
+					if name == "consume" && got == 0 {
+						if held := ackPending(t, url, "writer"); held > 3*most {
+							t.Errorf("%d messages of %d bytes are held", held, size)
+						}
+					}
+					if got += len(batch); got == messages {
+						close(done)
+					}
+					return nil
+				})
+			})
+			await(t, "all messages", done)
+			stop()
+		})
+	}
+}
+
+func ackPending(t *testing.T, url, durable string) int {
+	t.Helper()
+	nc, err := nats.Connect(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	consumer, err := js.Consumer(testContext(t), bus.StreamEvents, durable)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return consumer.CachedInfo().NumAckPending
 }

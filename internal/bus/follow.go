@@ -77,7 +77,7 @@ func (c *Conn) follow(ctx context.Context, opts FollowOptions) error {
 	}
 	defer c.forget(opts.Stream, consumer.CachedInfo().Name)
 	messages, err := consumer.Messages(
-		jetstream.PullMaxMessages(followBuffer),
+		jetstream.PullMaxMessagesWithBytesLimit(followBuffer, maxBatchBytes),
 		jetstream.PullExpiry(5*time.Second),
 		jetstream.PullHeartbeat(2*time.Second),
 		jetstream.WithMessagesErrOnMissingHeartbeat(true))
@@ -105,7 +105,7 @@ func (c *Conn) follow(ctx context.Context, opts FollowOptions) error {
 func (c *Conn) followBatch(ctx context.Context, messages jetstream.MessagesContext, opts FollowOptions, delivered uint64) ([]*Msg, uint64, error) {
 	var batch []*Msg
 	var until time.Time
-	for len(batch) < opts.MaxBatch {
+	for size := 0; len(batch) < opts.MaxBatch && size < maxBatchBytes; {
 		var raw jetstream.Msg
 		var err error
 		if len(batch) == 0 {
@@ -133,6 +133,7 @@ func (c *Conn) followBatch(ctx context.Context, messages jetstream.MessagesConte
 		}
 		delivered = meta.Sequence.Consumer
 		batch = append(batch, msg)
+		size += len(msg.Data)
 	}
 	return batch, delivered, nil
 }
