@@ -49,13 +49,17 @@ func (c *Conn) Heartbeat(status *picketv1.WorkerStatus) error {
 
 // WatchWorkers has hear called, one after the other, with every heartbeat of a
 // service at a location (`*` for any) until ctx ends; it returns nil then. What
-// does not read as a heartbeat is skipped.
+// does not read as a heartbeat, or is of another than its subject names, is skipped: who may publish what goes by subjects.
 func (c *Conn) WatchWorkers(ctx context.Context, service, location string, hear func(*picketv1.WorkerStatus)) error {
 	subject := join(FamilyWorker, filterToken(service), filterToken(location), "*")
 	return c.Subscribe(ctx, []string{subject}, func(msg *Msg) {
 		status := &picketv1.WorkerStatus{}
 		if err := msg.Decode(status); err != nil {
 			c.log.Debug("heartbeat not read", "subject", msg.Subject, "err", err)
+			return
+		}
+		if len(status.GetInstance()) > maxName || WorkerSubject(status.GetService(), status.GetLocation(), status.GetInstance()) != msg.Subject {
+			c.log.Debug("heartbeat of another than its subject names", "subject", msg.Subject)
 			return
 		}
 		hear(status)

@@ -1,6 +1,8 @@
 package bus_test
 
 import (
+	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -71,4 +73,59 @@ func TestEnrollMeasures(t *testing.T) {
 			t.Errorf("a clock that is %s behind was measured to be %s, in a round trip of %s", behind, ahead, roundTrip)
 		}
 	}
+}
+
+// TestForgedHeartbeats: one that names another process than its subject does, a name without end, and what is no heartbeat
+// are heard by nobody.
+func TestForgedHeartbeats(t *testing.T) {
+	t.Parallel()
+	url := embeddedtest.NATS(t)
+	conn := connect(t, url)
+	if err := conn.WaitConnected(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	heard := make(chan string, 100)
+	run(t, func(ctx context.Context) error {
+		return conn.WatchWorkers(ctx, "prober", "local", func(status *picketv1.WorkerStatus) { heard <- status.GetInstance() })
+	})
+	raw, err := nats.Connect(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	// The subscription is there when something is heard.
+	good := func(name string) {
+		for tick := time.NewTicker(10 * time.Millisecond); ; <-tick.C {
+			if err := conn.Heartbeat(&picketv1.WorkerStatus{Service: "prober", Location: "local", Instance: name}); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case got := <-heard:
+				if got == name {
+					return
+				}
+				if got != "first" {
+					t.Fatalf("heard %.60q", got)
+				}
+			default:
+			}
+		}
+	}
+	good("first")
+	for _, forged := range []string{
+		`{"service":"prober","location":"local","instance":"other"}`, `{"service":"prober","location":"elsewhere","instance":"me"}`,
+		`{"service":"api","location":"local","instance":"me"}`, `{"service":"prober","location":"local","instance":"me"`, "\xff", "",
+	} {
+		if err := raw.Publish("picket.worker.prober.local.me", []byte(forged)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	long := strings.Repeat("m", 100_000)
+	if err := raw.Publish(bus.WorkerSubject("prober", "local", long), []byte(`{"service":"prober","location":"local","instance":"`+long+`"}`)); err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.FlushTimeout(patience); err != nil {
+		t.Fatal(err)
+	}
+	good("last")
 }

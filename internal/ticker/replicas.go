@@ -18,6 +18,9 @@ const (
 	deafAfter = 3 * time.Second
 	// silentAfter is the silence after which a member may be dead.
 	silentAfter = 5 * beatEvery / 2
+	// mostReplicas bounds the names that are heard at a time: nobody has so many probers at one location, and whoever makes
+	// names up must not have each of us divide the checks among a million.
+	mostReplicas = 256
 	// goneTogether is how far apart members may be found gone that were dead together.
 	goneTogether = 2 * tick.AliveFor
 	// rosterSlack is how much older than the last sign of life of any prober an
@@ -71,6 +74,9 @@ func (r *replicas) hear(status *picketv1.WorkerStatus, mono time.Duration) (urge
 	}
 	started := status.GetStartedAt().AsTime().UnixMilli()
 	before, known := r.startedMS[name]
+	if !known && len(r.startedMS) >= mostReplicas {
+		return false
+	}
 	if known && before != started {
 		r.ended(name)
 		delete(r.released, name)

@@ -1,6 +1,7 @@
 package ticker
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -86,5 +87,38 @@ func TestFormerOwners(t *testing.T) {
 	}
 	if diff := cmp.Diff(map[string]int64{"b": simEpochMS - 200, "recent": simEpochMS - 3_000}, settled); diff != "" {
 		t.Errorf("joining (-want +got):\n%s", diff)
+	}
+}
+
+// TestForgedNamesAreBounded: somebody sends heartbeats of a hundred thousand names. Memory and the ring stay small, who was
+// heard before them stays in it, and they are forgotten when they fall silent.
+func TestForgedNamesAreBounded(t *testing.T) {
+	t.Parallel()
+	r := newReplicas("a")
+	second := func(s int, names int) {
+		at := time.Duration(s) * time.Second
+		r.hear(beatOf("a", 0), at)
+		r.hear(beatOf("b", 0), at)
+		for i := range names {
+			r.hear(beatOf(fmt.Sprintf("forged-%d", i), 0), at)
+		}
+		r.settled(r.update(at), at)
+	}
+	second(0, 0)
+	for s := 1; s < 4; s++ {
+		second(s, 100_000)
+		if n := len(r.settledMS); n > mostReplicas || len(r.startedMS) > mostReplicas || len(r.heard) > mostReplicas {
+			t.Fatalf("%d names are remembered", n)
+		}
+		if ring := r.update(time.Duration(s) * time.Second); !ring.Has("b") || len(ring.Members()) > mostReplicas+1 {
+			t.Fatalf("a ring of %d, with b: %t", len(ring.Members()), ring.Has("b"))
+		}
+	}
+	for s := 4; s < 30; s++ {
+		second(s, 0)
+	}
+	wantRing(t, r, 29*time.Second, "a", "b")
+	if len(r.settledMS) != 1 || len(r.startedMS) != 1 || len(r.heard) != 1 || len(r.left) != 0 {
+		t.Errorf("%d, %d, %d and %d names are remembered", len(r.settledMS), len(r.startedMS), len(r.heard), len(r.left))
 	}
 }
