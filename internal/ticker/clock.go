@@ -132,6 +132,13 @@ func (s *scheduler) leap(step tick.Step) {
 // waits until the clock is where it was. What a step ahead had jumped over before
 // is open again, and so is what the stream has refused.
 func (s *scheduler) goBack(step tick.Step) {
+	for _, c := range s.checks {
+		if c.owned { // the slot that has begun is lived through too, and the wheel still holds it
+			s.decide(c, step.FromMS, causeOverload)
+		}
+	}
+	s.deferLate(step.FromMS)
+	s.dispatch(step.FromMS)
 	s.wheel.Rewind(step.ToMS)
 	s.releaseHeld(step.ToMS)
 	open := s.past.back(step)

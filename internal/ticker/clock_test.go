@@ -89,3 +89,15 @@ func TestRefusedForTheFuture(t *testing.T) {
 		})
 	}
 }
+
+// What lies in the slot that has just begun, and was not released yet, is not lost when the clock goes back.
+func TestClockStepsWithinASlot(t *testing.T) {
+	t.Parallel()
+	s := newSim(simTargets(1_000, 1_000)) // ten in every slot
+	s.start("a", schedulerOptions{})
+	s.run(10*time.Second + 7*time.Millisecond)
+	s.measure()
+	s.set(-time.Second)
+	s.run(5 * time.Second)
+	report(t, s.audit(simEpochMS+2_000, s.replicas[0].nowMS()-100))
+}
