@@ -470,7 +470,7 @@ func (i *incidents) recovers(server int) {
 func (i *incidents) awaitClosed(t *testing.T, server int) {
 	t.Helper()
 	name := i.fleet.Name(server)
-	eventually(t, "the alert of "+name+" closes", func() error { return want(i.o.incident(name), i.want[name]...) })
+	eventually(t, "the alert of "+name+" closes", func() error { return want(i.o.incidents(name), i.want[name]...) })
 }
 
 // readiness asks every program whether it is ready.
