@@ -87,15 +87,26 @@ func (b Behaviour) greets() bool { return b == ResetAtAccept || b.overTLS() }
 // dripEvery is how often a dripping server sends a byte.
 const dripEvery = time.Second
 
-// weapons are what takes a while to make; each is made once.
+// weapons are what takes a while to make; each is made once, so that a fleet that attacks costs little.
 type weapons struct {
-	bomb        func() []byte
+	scripts     func() map[Behaviour]script
 	certificate func() tls.Certificate
 }
 
 func newWeapons() weapons {
-	return weapons{bomb: sync.OnceValue(gzipBomb), certificate: sync.OnceValue(absurdCertificate)}
+	return weapons{scripts: sync.OnceValue(scripts), certificate: sync.OnceValue(absurdCertificate)}
 }
+
+// script is what a server sends whatever it is asked.
+type script struct {
+	first []byte
+	// again follows, so many times; endless.
+	again []byte
+	times int
+	end   func(net.Conn)
+}
+
+const endless = 1 << 40
 
 func gzipBomb() []byte {
 	var b bytes.Buffer
@@ -131,84 +142,66 @@ const (
 	goodBody = `{"status":"ok"}`
 )
 
+func scripts() map[Behaviour]script {
+	hangUp := func(net.Conn) {}
+	wait := func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) } // an error of reading is the client's giving up, too
+	once := func(text string, end func(net.Conn)) script { return script{first: []byte(text), end: end} }
+	sized := func(extra, body string) script {
+		return once(fmt.Sprintf("%s%sContent-Length: %d\r\n\r\n%s", jsonHead, extra, len(body), body), hangUp)
+	}
+	on := func(first, again string, times int) script {
+		return script{first: []byte(first), again: []byte(again), times: times, end: hangUp}
+	}
+	pad := strings.Repeat("x", 64<<10)
+	return map[Behaviour]script{
+		ResetAtAccept:   once("", reset),
+		ResetMidBody:    once(jsonHead+"Content-Length: 1000\r\n\r\n{\"status\":", reset),
+		LargeBody:       on(fmt.Sprintf("%sContent-Length: %d\r\n\r\n{\"status\":\"ok\",\"pad\":\"", jsonHead, 23+160*len(pad)), pad, 160),
+		EndlessBody:     on(jsonHead+"\r\n{\"pad\":\"", pad, endless),
+		StallingBody:    once(jsonHead+"Content-Length: 1000000\r\n\r\n{\"pad\":\""+strings.Repeat("x", 900<<10), wait),
+		DrippingBody:    once(jsonHead+"Content-Length: 1000000\r\n\r\n", drip),
+		EndlessHeaders:  on(jsonHead, strings.Repeat("X-Pad: "+pad[:1000]+"\r\n", 10), endless),
+		DrippingHeaders: once(jsonHead+"X-Pad: ", drip),
+		LargeHeader:     sized("X-Large: "+strings.Repeat("x", 1<<20)+"\r\n", goodBody),
+		HeaderNoise:     sized("X-Noise: \x00\x01\x1b[31m\x7f\r\n", goodBody),
+		Cookies:         sized(strings.Repeat("Set-Cookie: a="+pad[:60]+"; Path=/\r\n", 500), goodBody),
+		RedirectLoop:    once("HTTP/1.1 302 Found\r\nLocation: /health\r\nContent-Length: 0\r\n\r\n", hangUp),
+		EndlessContinue: on("", strings.Repeat("HTTP/1.1 100 Continue\r\n\r\n", 100), endless),
+		SwitchProtocols: once("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: nothing\r\n\r\n", wait),
+		GzipBomb:        sized("Content-Encoding: gzip\r\n", string(gzipBomb())),
+		BadGzip:         sized("Content-Encoding: gzip\r\n", "\x1f\x8b\x08\x00 no gzip at all"),
+		BadEncoding:     sized("Content-Encoding: br\r\n", "\x0b\x02\x80 no brotli at all"),
+		BadChunks:       once(jsonHead+"Transfer-Encoding: chunked\r\n\r\nZZZZ\r\n"+goodBody+"\r\n", hangUp),
+		ShortBody:       once(jsonHead+"Content-Length: 1000\r\n\r\n"+goodBody, hangUp),
+		LongBody:        once(jsonHead+"Content-Length: 15\r\n\r\n"+goodBody+strings.Repeat("HTTP/1.1 200 OK\r\n", 100), hangUp),
+		TwoLengths:      once(jsonHead+"Content-Length: 15\r\nContent-Length: 3\r\n\r\n"+goodBody, hangUp),
+		OddStatus:       once("HTTP/1.1 999 Whatever\x1b[31m\r\nContent-Length: 0\r\n\r\n", hangUp),
+		BadStatus:       once("HTTP/1.1 9999999999999999999999 OK\r\nContent-Length: 0\r\n\r\n", hangUp),
+		HTTP09:          once("<html>hello</html>\n", hangUp),
+		Garbage:         once(strings.Repeat("\xff\x00\x1b]0;owned\a\xfe", 1000), hangUp),
+		DeepJSON:        sized("", strings.Repeat("[", 1_000_000)),
+		TerminalJSON: sized("", `{"status":"critical","service":"\u001b]0;owned\u0007\u202e","database":{"status":"\u001b[2J\n\r\u0000down"},`+
+			`"services":{"healthy":false,"\u001b[31mevil\nlevel=ERROR msg=forged":{"status":"\u001b[5mbad"}}}`),
+		TLSGarbage: once(strings.Repeat("\xff\x00\x1b]0;owned\a\xfe", 1000), hangUp),
+		PlainOnTLS: once("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", hangUp),
+		TLSHanging: once("", wait),
+	}
+}
+
 // attack does to a connection what the behaviour says, and returns when that is over or the client has given up.
 func (f *Fleet) attack(conn net.Conn, behaviour Behaviour) {
-	say := func(text string) bool {
-		_, err := io.WriteString(conn, text)
-		return err == nil
-	}
-	wait := func() { _, _ = io.Copy(io.Discard, conn) } // an error of reading is the client's giving up, too
-	sized := func(extra, body string) {
-		say(fmt.Sprintf("%s%sContent-Length: %d\r\n\r\n%s", jsonHead, extra, len(body), body))
-	}
-	switch behaviour {
-	case ResetAtAccept:
-		reset(conn)
-	case ResetMidBody:
-		say(jsonHead + "Content-Length: 1000\r\n\r\n{\"status\":")
-		reset(conn)
-	case LargeBody:
-		sized("", `{"status":"ok","pad":"`+strings.Repeat("x", 10<<20)+`"}`)
-	case EndlessBody:
-		goOnWith(conn, jsonHead+"\r\n{\"pad\":\"", strings.Repeat("x", 64<<10))
-	case StallingBody:
-		say(jsonHead + "Content-Length: 1000000\r\n\r\n{\"pad\":\"" + strings.Repeat("x", 900<<10))
-		wait()
-	case DrippingBody:
-		say(jsonHead + "Content-Length: 1000000\r\n\r\n")
-		drip(conn, ' ')
-	case EndlessHeaders:
-		goOnWith(conn, jsonHead, strings.Repeat("X-Pad: "+strings.Repeat("x", 1000)+"\r\n", 10))
-	case DrippingHeaders:
-		say(jsonHead + "X-Pad: ")
-		drip(conn, 'x')
-	case LargeHeader:
-		sized("X-Large: "+strings.Repeat("x", 1<<20)+"\r\n", goodBody)
-	case HeaderNoise:
-		sized("X-Noise: \x00\x01\x1b[31m\x7f\r\n", goodBody)
-	case Cookies:
-		sized(strings.Repeat("Set-Cookie: a="+strings.Repeat("b", 60)+"; Path=/\r\n", 500), goodBody)
-	case RedirectLoop:
-		say("HTTP/1.1 302 Found\r\nLocation: /health\r\nContent-Length: 0\r\n\r\n")
-	case EndlessContinue:
-		goOnWith(conn, "", strings.Repeat("HTTP/1.1 100 Continue\r\n\r\n", 100))
-	case SwitchProtocols:
-		say("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: nothing\r\n\r\n")
-		wait()
-	case GzipBomb:
-		sized("Content-Encoding: gzip\r\n", string(f.weapons.bomb()))
-	case BadGzip:
-		sized("Content-Encoding: gzip\r\n", "\x1f\x8b\x08\x00 no gzip at all")
-	case BadEncoding:
-		sized("Content-Encoding: br\r\n", "\x0b\x02\x80 no brotli at all")
-	case BadChunks:
-		say(jsonHead + "Transfer-Encoding: chunked\r\n\r\nZZZZ\r\n" + goodBody + "\r\n")
-	case ShortBody:
-		say(jsonHead + "Content-Length: 1000\r\n\r\n" + goodBody)
-	case LongBody:
-		say(jsonHead + "Content-Length: 15\r\n\r\n" + goodBody + strings.Repeat("HTTP/1.1 200 OK\r\n", 100))
-	case TwoLengths:
-		say(jsonHead + "Content-Length: 15\r\nContent-Length: 3\r\n\r\n" + goodBody)
-	case OddStatus:
-		say("HTTP/1.1 999 Whatever\x1b[31m\r\nContent-Length: 0\r\n\r\n")
-	case BadStatus:
-		say("HTTP/1.1 9999999999999999999999 OK\r\nContent-Length: 0\r\n\r\n")
-	case HTTP09:
-		say("<html>hello</html>\n")
-	case Garbage, TLSGarbage:
-		say(strings.Repeat("\xff\x00\x1b]0;owned\a\xfe", 1000))
-	case DeepJSON:
-		sized("", strings.Repeat("[", 1_000_000))
-	case TerminalJSON:
-		sized("", `{"status":"critical","service":"\u001b]0;owned\u0007\u202e","database":{"status":"\u001b[2J\n\r\u0000down"},`+
-			`"services":{"healthy":false,"\u001b[31mevil\nlevel=ERROR msg=forged":{"status":"\u001b[5mbad"}}}`)
-	case PlainOnTLS:
-		say("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
-	case TLSHanging:
-		wait()
-	case AbsurdDates:
+	if behaviour == AbsurdDates {
 		secure := tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{f.weapons.certificate()}, MinVersion: tls.VersionTLS12})
 		_, _ = secure.Read(make([]byte, 1<<10)) // shakes hands; nobody should get further
+		return
+	}
+	script := f.weapons.scripts()[behaviour]
+	_, err := conn.Write(script.first)
+	for n := 0; n < script.times && err == nil; n++ {
+		_, err = conn.Write(script.again)
+	}
+	if err == nil {
+		script.end(conn)
 	}
 }
 
@@ -219,16 +212,8 @@ func reset(conn net.Conn) {
 	}
 }
 
-// goOnWith sends text for ever.
-func goOnWith(conn net.Conn, begin, text string) {
-	_, err := io.WriteString(conn, begin)
-	for err == nil {
-		_, err = io.WriteString(conn, text)
-	}
-}
-
 // drip sends a byte now and then for ever.
-func drip(conn net.Conn, b byte) {
+func drip(conn net.Conn) {
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
@@ -238,7 +223,7 @@ func drip(conn net.Conn, b byte) {
 	ticker := time.NewTicker(dripEvery)
 	defer ticker.Stop()
 	for {
-		if _, err := conn.Write([]byte{b}); err != nil {
+		if _, err := conn.Write([]byte("x")); err != nil {
 			return
 		}
 		select {

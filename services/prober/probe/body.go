@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/picketd/picket/internal/health"
@@ -60,7 +61,16 @@ func (p *httpProber) read(ctx context.Context, r io.Reader, buf []byte) (body []
 	if err := p.pool.room(ctx); err != nil {
 		return body, true, false, err
 	}
-	body, truncated, err = readAtMost(r, body[:len(body)+1], p.bodyLimit) // the byte that told is there already
+	body = body[:len(body)+1] // the byte that told is there already
+	for _, most := range []int{min(4*shortAnswer, p.bodyLimit), p.bodyLimit} {
+		// Grown in two steps: the many small ones of append would leave several times the answer behind.
+		body = slices.Grow(body, most+1-len(body))
+		body, truncated, err = readAtMost(r, body, most)
+		if !truncated || most == p.bodyLimit {
+			break
+		}
+		body = body[:most+1]
+	}
 	return body, truncated, true, err
 }
 
