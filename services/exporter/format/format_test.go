@@ -95,7 +95,7 @@ func TestText(t *testing.T) {
 // hostile are texts that break formats.
 var hostile = []string{
 	"", " ", "a\x00b", "\xff\xfe", "ok\xc3", "\r", "\n", "\r\n", "\"", `""`, "','", ",", "'", "''", "'=x", "=1+1", "+1", "-1", "@x", "\tx", "＝x", "＠",
-	"\u2028\u2029", "\ufeff", "\U0001F600", "</script>", "null", "NaN", "{", `{"a":`, `"\ud800"`, "\x1b[31m", strings.Repeat("x", 1<<20), strings.Repeat("\"\n\xff", 1000),
+	"\u2028\u2029", "\ufeff", "\U0001F600", "</script>", "null", "NaN", "{", `{"a":`, `"\ud800"`, "\x1b[31m", strings.Repeat("x", 300<<10), strings.Repeat("\"\n\xff", 1000),
 }
 
 var jsons = []string{`{}`, `[]`, `null`, `"x"`, `-1.5e3`, `{"a":{"b":[1,2,{"c":"\u0000\n\""}]}}`, "{\n\t\"a\" :\r\n 1 }", `{"a":1,"a":2}`, "{\"\xff\":1}", "1 2", ""}
@@ -134,7 +134,7 @@ func TestRoundTrip(t *testing.T) {
 		for _, c := range compressions {
 			t.Run(string(f)+"+"+string(c), func(t *testing.T) {
 				t.Parallel()
-				for seed := range uint64(12) {
+				for seed := range uint64(8) {
 					r := rand.New(rand.NewPCG(seed, 1))
 					rows := make([][]any, []int{0, 1, 63, 64, 65, 300}[seed%6])
 					for i := range rows {

@@ -57,8 +57,16 @@ func newParquet(w io.Writer, compression Compression, columns []Column) (*parque
 	for i := range encoder.batch {
 		encoder.batch[i] = make(parquet.Row, len(columns))
 	}
-	encoder.writer = parquet.NewGenericWriter[any](w, schema(columns), parquet.Compression(codec),
-		parquet.PageBufferSize(pageBytes), parquet.DictionaryMaxBytes(dictionaryBytes))
+	options := []parquet.WriterOption{
+		schema(columns), parquet.Compression(codec), parquet.PageBufferSize(pageBytes), parquet.DictionaryMaxBytes(dictionaryBytes),
+	}
+	for _, column := range columns {
+		if column.Type == String || column.Type == JSON {
+			// The least and the greatest text of each row group, at their full length, would be held until the footer.
+			options = append(options, parquet.SkipPageBounds(column.Name))
+		}
+	}
+	encoder.writer = parquet.NewGenericWriter[any](w, options...)
 	return encoder, nil
 }
 
