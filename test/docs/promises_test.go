@@ -9,15 +9,25 @@ import (
 
 var testName = regexp.MustCompile(`^(Test|Fuzz|Benchmark)[A-Z]`)
 
-// Every promise names tests, and each of them is there: "`internal/bus`: `TestA`, `TestB`; `test/system`: `TestC`".
+// Every promise and every fault that was caught names tests, and each of them is there: "`internal/bus`: `TestA`, `TestB`;
+// `test/system`: `TestC`".
 func TestPromisesNameTests(t *testing.T) {
 	t.Parallel()
+	for _, page := range []string{"docs/promises.md", "docs/robustness.md"} {
+		t.Run(page, func(t *testing.T) {
+			t.Parallel()
+			namesTests(t, page)
+		})
+	}
+}
+
+func namesTests(t *testing.T, page string) {
 	functions := map[string][]string{}
 	named := 0
-	for _, row := range rows(read(t, "docs/promises.md")) {
+	for _, row := range rows(read(t, page)) {
 		words := quoted(row[len(row)-1])
 		if len(words) == 0 {
-			t.Errorf("nothing holds the promise %q", row[0])
+			t.Errorf("nothing holds %q", row[0])
 		}
 		dir := ""
 		for _, word := range words {
@@ -35,7 +45,7 @@ func TestPromisesNameTests(t *testing.T) {
 				}
 			}
 			if !slices.Contains(functions[dir], word) {
-				t.Errorf("%s has no %s, which is to hold the promise %q", dir, word, row[0])
+				t.Errorf("%s has no %s, which is to hold %q", dir, word, row[0])
 			}
 			named++
 		}
