@@ -44,6 +44,7 @@ func (c *upCommand) Run(ctx context.Context, std console) error {
 		return err
 	}
 	log := service.NewLogger(std.err, s.LogLevel, s.LogFormat)
+	defer service.CaptureStandardLog(log)()
 	for _, name := range service.UnknownVariables(&s, os.Environ()) {
 		log.Warn("variable means nothing to picket", "variable", name)
 	}

@@ -3,6 +3,7 @@ package service
 import (
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"os"
 	"strings"
@@ -84,4 +85,24 @@ func newJSONLogger(out io.Writer, level slog.Leveler) *slog.Logger {
 			return attr
 		},
 	}))
+}
+
+// mostLibraryText bounds what a line of the standard log keeps of its text.
+const mostLibraryText = 200
+
+// CaptureStandardLog has what libraries write to Go's standard log (net/http does, with whole answers of servers that say
+// more than they were asked) appear at the level DEBUG, cut, in the form of all other lines. The returned function ends that.
+func CaptureStandardLog(to *slog.Logger) (restore func()) {
+	out, flags := log.Writer(), log.Flags()
+	log.SetFlags(0)
+	log.SetOutput(libraryLog{to})
+	return func() { log.SetOutput(out); log.SetFlags(flags) }
+}
+
+type libraryLog struct{ to *slog.Logger }
+
+func (l libraryLog) Write(line []byte) (int, error) {
+	text := strings.ToValidUTF8(string(line[:min(len(line), mostLibraryText)]), "")
+	l.to.Debug("a library says", "text", strings.TrimSpace(text))
+	return len(line), nil
 }

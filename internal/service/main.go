@@ -65,6 +65,7 @@ func Main[C any](program Program[C], args []string, stderr *os.File) int {
 	}
 	kit := newKit(program.Name, common, stderr)
 	kit.ConfigFile = file
+	defer CaptureStandardLog(kit.Log)()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, program, kit, config, *common); err != nil {
