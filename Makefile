@@ -9,7 +9,8 @@ OAPI := $(TOOLS)/oapi-codegen
 export PATH := $(TOOLS):$(PATH)
 
 ARGS ?=
-PKG ?= work
+# All modules, and first what takes longest: the rest fills the gaps in which it waits.
+PKG ?= ./test/system ./services/exporter ./test/deploy work
 BENCH ?= .
 
 .DEFAULT_GOAL := help
@@ -27,7 +28,7 @@ up: go ## run Picket with everything it needs; ARGS=--demo adds a small fleet, A
 test: go ## run all tests; PKG=./internal/... fewer of them, ARGS='-run X -v' flags for go test
 	@$(MAKE) --no-print-directory $(VERSITYGW) || echo 'test: NO S3 SERVER: it could not be built, tests against the object store are skipped' >&2
 	@PICKET_POSTGRES_BIN=$$(scripts/postgres) && export PICKET_POSTGRES_BIN || exit; \
-	go test $$(scripts/race-flag) -timeout 20m $(ARGS) $(PKG)
+	go test $$(scripts/race-flag) -parallel $$(scripts/parallel) -timeout 20m $(ARGS) $(PKG)
 
 soak: go ## break a loaded Picket at random for an hour and audit it; PICKET_SOAK=10m, PICKET_SOAK_SEED, PICKET_SOAK_DEPLOYMENT, PICKET_FAULT_SECONDS=300
 	@PICKET_POSTGRES_BIN=$$(scripts/postgres) && export PICKET_POSTGRES_BIN || exit; \
