@@ -179,11 +179,13 @@ func (b *Bucket) List(ctx context.Context, filter string) (map[string]Entry, err
 // what a server forgets. A batch with complete set holds every living key:
 // what apply knows besides is gone. It returns nil when ctx ends.
 func (b *Bucket) Watch(ctx context.Context, filter string, apply func(batch []Entry, complete bool)) error {
+	var again retry
 	for ctx.Err() == nil {
+		again.begin()
 		err := b.watchOnce(ctx, filter, apply)
 		if err != nil && ctx.Err() == nil {
 			b.conn.log.Warn("bucket watch interrupted, trying again", "bucket", b.name, "err", err)
-			if !sleep(ctx, retryWaitMin) || b.conn.WaitConnected(ctx) != nil {
+			if !again.pause(ctx) || b.conn.WaitConnected(ctx) != nil {
 				return nil
 			}
 		}

@@ -69,13 +69,15 @@ func (c *Conn) Consume(ctx context.Context, opts ConsumeOptions) error {
 		opts.Log = c.log
 	}
 	seen := newContinuity(c, opts)
+	var again retry
 	for ctx.Err() == nil {
+		again.begin()
 		err := c.consumeOnce(ctx, opts, seen)
 		if ctx.Err() != nil {
 			return nil
 		}
 		opts.Log.Warn("consuming interrupted, trying again", "stream", opts.Stream, "consumer", opts.Durable, "err", err)
-		if !sleep(ctx, retryWaitMin) || c.WaitConnected(ctx) != nil {
+		if !again.pause(ctx) || c.WaitConnected(ctx) != nil {
 			return nil
 		}
 	}

@@ -55,7 +55,9 @@ func (p *Publisher) answer(msg *nats.Msg, err error) {
 	}
 	item.answered, item.err = true, err
 	p.unanswered--
-	p.proven = p.proven || err == nil
+	if err == nil {
+		p.proven, p.last = true, nil
+	}
 	if err != nil && !refusedForever(err) && p.failure == nil {
 		p.failure = err
 	}
@@ -156,6 +158,7 @@ func (p *Publisher) settle(ctx context.Context, failure error) bool {
 		item.sent, item.answered, item.err = nil, false, nil
 		p.queue.pushFront(item)
 	}
+	p.last = p.failure
 	p.failure, p.full, p.proven = nil, false, false
 	p.signalDrains()
 	p.mu.Unlock()

@@ -39,17 +39,14 @@ func (c *Conn) keyValue(ctx context.Context, config jetstream.KeyValueConfig) (j
 	// A bucket that is larger than the server has room takes so little of it that the others and the streams have the rest.
 	for {
 		kv, err = c.js.CreateOrUpdateKeyValue(ctx, config)
-		if !outOfRoom(err) || config.MaxBytes <= leastBucketBytes {
+		if !outOfRoom(err) || config.MaxBytes <= leastBytes {
 			return kv, err
 		}
 		if kv, err := c.js.KeyValue(ctx, config.Bucket); err == nil {
 			return kv, nil // another service was faster, and the server looks for room before it looks for the name
 		}
-		config.MaxBytes = max(config.MaxBytes/bucketShrinks, leastBucketBytes)
+		config.MaxBytes = max(config.MaxBytes/bucketShrinks, leastBytes)
 	}
 }
 
-const (
-	leastBucketBytes = 1 << 20
-	bucketShrinks    = 16
-)
+const bucketShrinks = 16

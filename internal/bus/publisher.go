@@ -56,6 +56,9 @@ type PublisherStats struct {
 	Queued       int
 	Acknowledged int64
 	Dropped      int64
+	// Err is why nothing was acknowledged since the last failure; nil while the stream takes what it is given, and while
+	// nothing waits.
+	Err error
 }
 
 // Publisher is a FIFO in front of a stream: Enqueue never blocks, one goroutine
@@ -83,6 +86,7 @@ type Publisher struct {
 	full       bool                // messages stay in the queue because too many are in flight
 	failure    error               // why nothing is sent until everything in flight is answered
 	proven     bool                // something was acknowledged since the last failure
+	last       error               // that failure, while nothing was
 	bytes      int
 	serial     uint64 // of the youngest message
 	acked      int64
@@ -171,7 +175,11 @@ func (p *Publisher) Enqueue(m Message) {
 func (p *Publisher) Stats() PublisherStats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return PublisherStats{Queued: p.queue.len() + p.flight.len(), Acknowledged: p.acked, Dropped: p.dropped}
+	stats := PublisherStats{Queued: p.queue.len() + p.flight.len(), Acknowledged: p.acked, Dropped: p.dropped}
+	if stats.Queued > 0 {
+		stats.Err = p.last
+	}
+	return stats
 }
 
 // Drain returns when everything put in before is acknowledged or dropped, or with

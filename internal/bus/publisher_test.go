@@ -349,6 +349,13 @@ func TestOrderWhileTheStreamIsAway(t *testing.T) {
 	for i := range n {
 		publisher.Enqueue(probeMessage(fmt.Sprint(i), int64(i)))
 	}
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
+	for deadline := time.Now().Add(patience); publisher.Stats().Err == nil; <-look.C {
+		if time.Now().After(deadline) {
+			t.Fatal("nobody takes the messages, and the publisher does not say so")
+		}
+	}
 	ensureStreams(t, conn)
 	if err := publisher.Drain(testContext(t)); err != nil {
 		t.Fatal(err)
@@ -368,7 +375,7 @@ func TestOrderWhileTheStreamIsAway(t *testing.T) {
 	if previous != n-1 {
 		t.Errorf("the last is %d, not %d", previous, n-1)
 	}
-	if stats := publisher.Stats(); stats.Acknowledged != int64(left) || stats.Queued != 0 {
+	if stats := publisher.Stats(); stats.Acknowledged != int64(left) || stats.Queued != 0 || stats.Err != nil {
 		t.Errorf("stats %+v, %d left", stats, left)
 	}
 }

@@ -1,10 +1,13 @@
 package bus_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
+	natsclient "github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/picketd/picket/internal/bus"
@@ -59,4 +62,71 @@ func TestStreamsShareASmallDisk(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestStreamIsRestoredWithLess: a stream that was deleted comes back although its room is gone to somebody else.
+func TestStreamIsRestoredWithLess(t *testing.T) {
+	t.Parallel()
+	nats, err := natsserver.NewServer(&natsserver.Options{
+		Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), JetStreamMaxStore: 2 << 30, NoSigs: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nats.Start()
+	t.Cleanup(func() { nats.Shutdown(); nats.WaitForShutdown() })
+	if !nats.ReadyForConnections(10 * time.Second) {
+		t.Fatal("server does not answer")
+	}
+	conn := connect(t, nats.ClientURL())
+	ensureStreams(t, conn)
+	before, err := conn.StreamInfo(t.Context(), bus.StreamMetrics)
+	if err != nil {
+		t.Fatal(err)
+	}
+	js := jetStream(t, nats.ClientURL())
+	if err := js.DeleteStream(t.Context(), bus.StreamMetrics); err != nil {
+		t.Fatal(err)
+	}
+	// All that is left goes to others, but a little.
+	take := func(name string, bytes int64) error {
+		_, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: name, Subjects: []string{"other." + name}, MaxBytes: bytes})
+		return err
+	}
+	if err := take("LITTLE", 4<<20); err != nil {
+		t.Fatal(err)
+	}
+	for bytes, n := int64(1<<30), 0; bytes >= 1<<20; n++ {
+		if take(fmt.Sprint("OTHER_", n), bytes) != nil {
+			bytes /= 2
+		}
+	}
+	if err := js.DeleteStream(t.Context(), "LITTLE"); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.RestoreStreams(testContext(t), bus.StreamLimits{MaxBytes: 64 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	after, err := conn.StreamInfo(t.Context(), bus.StreamMetrics)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after.MaxBytes >= before.MaxBytes || after.MaxBytes < 1<<20 {
+		t.Errorf("the stream had %d bytes and has %d", before.MaxBytes, after.MaxBytes)
+	}
+}
+
+// jetStream is a way to the server as somebody with a terminal has it.
+func jetStream(t *testing.T, url string) jetstream.JetStream {
+	t.Helper()
+	conn, err := natsclient.Connect(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	js, err := jetstream.New(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
 }

@@ -31,6 +31,8 @@ const (
 	defaultMaxBytes = 20 << 30
 	smallMaxBytes   = 1 << 30
 	leastMaxBytes   = 64 << 20
+	// leastBytes is the least that a stream or a bucket is made with.
+	leastBytes = 1 << 20
 )
 
 // StreamLimits says how much the streams may hold.
@@ -179,7 +181,8 @@ func (c *Conn) createStream(ctx context.Context, want jetstream.StreamConfig, al
 	if want.Name == StreamEvents {
 		return c.createEvents(ctx, want, all)
 	}
-	// Services that begin at once stand in each other's way for a moment.
+	// Services that begin at once stand in each other's way for a moment. After that the room is gone to somebody else, and
+	// the stream takes what is left: a small one loses less than none.
 	for left := roomTries; ; left-- {
 		err := c.createOther(ctx, want, all[0])
 		switch {
@@ -187,8 +190,12 @@ func (c *Conn) createStream(ctx context.Context, want jetstream.StreamConfig, al
 			return err
 		case c.exists(ctx, want.Name):
 			return nil // the server looks for room before it looks for the name
-		case left == 0:
+		case left <= 0 && want.MaxBytes <= leastBytes:
 			return err
+		case left <= 0:
+			want.MaxBytes = max(want.MaxBytes/2, leastBytes)
+			c.log.Warn("the server has no room for a stream, making it smaller", "stream", want.Name, "max_bytes", want.MaxBytes)
+			continue
 		}
 		if !sleep(ctx, roomWait) {
 			return err
@@ -216,7 +223,7 @@ func (c *Conn) createOther(ctx context.Context, want, wantEvents jetstream.Strea
 		have, _ = strconv.ParseInt(own, 10, 64) // giveBack has read it
 	}
 	if have > 0 && have < wantEvents.MaxBytes {
-		want.MaxBytes = max(1<<20, int64(float64(want.MaxBytes)*float64(have)/float64(wantEvents.MaxBytes)))
+		want.MaxBytes = max(leastBytes, int64(float64(want.MaxBytes)*float64(have)/float64(wantEvents.MaxBytes)))
 	}
 	_, err = c.js.CreateStream(ctx, want)
 	if err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {

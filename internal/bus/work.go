@@ -59,13 +59,15 @@ func (c *Conn) ConsumeWork(ctx context.Context, opts WorkOptions) error {
 	if opts.AckWait <= 0 {
 		opts.AckWait = defaultWorkWait
 	}
+	var again retry
 	for ctx.Err() == nil {
+		again.begin()
 		err := c.consumeWorkOnce(ctx, opts)
 		if ctx.Err() != nil {
 			return nil
 		}
 		opts.Log.Warn("work interrupted, trying again", "kind", opts.Kind, "err", err)
-		if !sleep(ctx, retryWaitMin) || c.WaitConnected(ctx) != nil {
+		if !again.pause(ctx) || c.WaitConnected(ctx) != nil {
 			return nil
 		}
 	}

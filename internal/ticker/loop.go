@@ -148,6 +148,8 @@ func (k *Ticker) beat() {
 	if k.conn.Connected() {
 		k.reporter.markDropped()
 	}
+	// A disk that is full answers nothing, on a connection that is well.
+	k.kit.Health.Set("publishing", k.publisher.Stats().Err)
 	k.reportCycles()
 }
 
