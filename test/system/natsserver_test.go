@@ -161,6 +161,16 @@ func (s *natsServer) lose() {
 	}
 }
 
+// moveTo has the server, which must not run, keep its streams in another directory, which is made.
+func (s *natsServer) moveTo(dir string) {
+	s.t.Helper()
+	if err := os.CopyFS(dir, os.DirFS(s.dir)); err != nil {
+		s.t.Fatal(err)
+	}
+	s.lose()
+	s.dir = dir
+}
+
 // cut breaks the wires of these names, or all; new connections work.
 func (s *natsServer) cut(names ...string) {
 	s.each(names, (*embeddedtest.Proxy).Cut)

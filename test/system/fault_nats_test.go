@@ -1,0 +1,448 @@
+package system_test
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/picketd/picket/internal/bus"
+	"github.com/picketd/picket/test/fleetsim"
+)
+
+// natsFault is a fault, and what is promised while it lasts.
+type natsFault struct {
+	fault
+	// lasts: it is over only when it is mended; else it is when inject returns.
+	lasts bool
+	// dark: nobody is served meanwhile, and everybody says so within two seconds.
+	dark bool
+	// mute: NATS answers, and keeps nothing; who publishes results says so once it has waited for an answer.
+	mute bool
+	// loses are the streams whose unread messages are gone with it: the only ones that may have gaps because of it.
+	loses []string
+	// unread: messages were unread for certain, so that gaps there must be.
+	unread bool
+}
+
+// natsFaults are those that soak draws from: all that lose nothing.
+func natsFaults() []fault {
+	var faults []fault
+	for _, f := range natsFaultsKnown() {
+		if len(f.loses) == 0 {
+			faults = append(faults, f.fault)
+		}
+	}
+	return faults
+}
+
+// natsIsOurs says that the NATS server can be broken.
+func natsIsOurs(d deployment) bool { return d.nats() != nil }
+
+// writerHasAWire says that one service of several can be broken off.
+func writerHasAWire(d deployment) bool {
+	return natsIsOurs(d) && processes(d)["writer"] != nil
+}
+
+// onNATS is what breaks the server of a deployment.
+func onNATS(breaks, mends func(s *natsServer)) func(*testing.T, deployment) func() {
+	return func(t *testing.T, d deployment) func() {
+		t.Helper()
+		breaks(d.nats())
+		return func() { mends(d.nats()) }
+	}
+}
+
+func nothing(*natsServer) {}
+
+func natsFaultsKnown() []natsFault {
+	known := []natsFault{
+		{fault: fault{"NATS is restarted", natsIsOurs, onNATS(func(s *natsServer) { s.stop(); s.start() }, nothing)}},
+		{fault: fault{"NATS is killed and started", natsIsOurs, onNATS(func(s *natsServer) { s.kill(); s.start() }, nothing)}},
+		{fault: fault{"NATS is away", natsIsOurs, onNATS((*natsServer).stop, (*natsServer).start)}, lasts: true, dark: true},
+		{fault: fault{"NATS is frozen", natsIsOurs, onNATS((*natsServer).freeze, (*natsServer).thaw)}, lasts: true, dark: true},
+		{fault: fault{"all connections to NATS are cut", natsIsOurs, onNATS(func(s *natsServer) { s.cut() }, nothing)}},
+		{
+			fault: fault{"nothing passes the wires to NATS", natsIsOurs, onNATS(func(s *natsServer) { s.stall() }, func(s *natsServer) { s.flow() })},
+			lasts: true, dark: true,
+		},
+		{
+			fault: fault{"nothing passes one wire to NATS", writerHasAWire, onNATS(
+				func(s *natsServer) { s.stall("writer") }, func(s *natsServer) { s.flow("writer") })},
+			lasts: true,
+		},
+		{
+			fault: fault{"NATS sends its clients away and ends", natsIsOurs, onNATS(
+				(*natsServer).retire, func(s *natsServer) { <-s.proc.exited; s.start() })},
+			lasts: true,
+		},
+		{
+			fault: fault{"NATS has no JetStream", natsIsOurs, onNATS(
+				func(s *natsServer) { s.stop(); s.settings.withoutJetStream = true; s.start() },
+				func(s *natsServer) { s.stop(); s.settings.withoutJetStream = false; s.start() })},
+			lasts: true, dark: true,
+		},
+		{fault: fault{"the disk of NATS is full", and(natsIsOurs, canMount), fillNATS}, lasts: true, mute: true},
+		{fault: fault{"the writer's consumer is deleted", nil, func(t *testing.T, d deployment) func() {
+			t.Helper()
+			if err := rawJetStream(t, d).DeleteConsumer(t.Context(), bus.StreamEvents, "writer"); err != nil {
+				t.Errorf("delete consumer: %v", err)
+			}
+			return func() {}
+		}}},
+	}
+	for _, bucket := range []string{bus.BucketCatalog, bus.BucketStatus, bus.BucketWorkers} {
+		known = append(known,
+			natsFault{fault: fault{"the bucket " + bucket + " is emptied", nil, emptyStream("KV_" + bucket)}},
+			natsFault{fault: fault{"the bucket " + bucket + " is deleted", nil, deleteStream("KV_" + bucket)}})
+	}
+	for _, stream := range []string{bus.StreamAlerts, bus.StreamWork} {
+		known = append(known, natsFault{fault: fault{"the stream " + stream + " is deleted", nil, deleteStream(stream)}})
+	}
+	for _, stream := range []string{bus.StreamEvents, bus.StreamMetrics} {
+		known = append(known,
+			natsFault{fault: fault{"the stream " + stream + " is deleted", nil, deleteStream(stream)}, loses: []string{stream}},
+			natsFault{
+				fault: fault{"the stream " + stream + " is emptied before it is read", nil, unread(emptyStream(stream))},
+				loses: []string{stream}, unread: true,
+			})
+	}
+	return append(known, natsFault{
+		fault: fault{"the stream " + bus.StreamEvents + " is deleted before it is read", nil, unread(deleteStream(bus.StreamEvents))},
+		loses: []string{bus.StreamEvents}, unread: true,
+	}, natsFault{
+		fault: fault{"NATS is killed and loses its disk", natsIsOurs, onNATS(func(s *natsServer) { s.kill(); s.lose(); s.start() }, nothing)},
+		loses: []string{bus.StreamEvents, bus.StreamMetrics},
+	})
+}
+
+// rawJetStream is a way to the server past internal/bus, as somebody with a terminal has it.
+func rawJetStream(t *testing.T, d deployment) jetstream.JetStream {
+	t.Helper()
+	conn, err := nats.Connect(d.natsURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	js, err := jetstream.New(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
+}
+
+func deleteStream(name string) func(*testing.T, deployment) func() {
+	return func(t *testing.T, d deployment) func() {
+		t.Helper()
+		if err := rawJetStream(t, d).DeleteStream(t.Context(), name); err != nil {
+			t.Errorf("delete %s: %v", name, err)
+		}
+		return func() {}
+	}
+}
+
+func emptyStream(name string) func(*testing.T, deployment) func() {
+	return func(t *testing.T, d deployment) func() {
+		t.Helper()
+		stream, err := rawJetStream(t, d).Stream(t.Context(), name)
+		if err == nil {
+			err = stream.Purge(t.Context())
+		}
+		if err != nil {
+			t.Errorf("purge %s: %v", name, err)
+		}
+		return func() {}
+	}
+}
+
+// unread has something done to a stream of which a part is in the writer's hand, and a part it has not got yet.
+func unread(do func(*testing.T, deployment) func()) func(*testing.T, deployment) func() {
+	return func(t *testing.T, d deployment) func() {
+		t.Helper()
+		unlock := lockTables(t, d, "server_health_checks", "server_metrics_aggregated")
+		rest(t, 3*time.Second)
+		mend := do(t, d)
+		unlock()
+		return mend
+	}
+}
+
+// lockTables keeps everybody out of tables.
+func lockTables(t *testing.T, d deployment, tables ...string) (mend func()) {
+	t.Helper()
+	conn := d.database().connect()
+	mend = func() { conn.Close(t.Context()) } // which rolls back
+	t.Cleanup(mend)
+	if _, err := conn.Exec(t.Context(), "BEGIN"); err != nil {
+		t.Fatal(err)
+	}
+	for _, table := range tables {
+		if _, err := conn.Exec(t.Context(), "LOCK TABLE "+table+" IN ACCESS EXCLUSIVE MODE"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return mend
+}
+
+// fillNATS moves the streams to a small disk and fills that. The server (2.15.2) takes no message for a stream any more once
+// a write of it has failed, so that whoever makes room has to restart it too.
+func fillNATS(t *testing.T, d deployment) (mend func()) {
+	t.Helper()
+	const room = 8 << 20
+	s := d.nats()
+	small := filepath.Join(shortDir(t), "disk")
+	if err := os.Mkdir(small, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s.stop()
+	large, used := s.dir, int64(0)
+	err := filepath.WalkDir(large, func(_ string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := entry.Info()
+		used += info.Size() + 4096
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := mountDisk(small, used+room); err != nil {
+		t.Fatal(err)
+	}
+	unmount := sync.OnceFunc(func() {
+		if err := unmountDisk(small); err != nil {
+			t.Errorf("unmount: %v", err)
+		}
+	})
+	t.Cleanup(unmount)
+	s.moveTo(filepath.Join(small, "store"))
+	s.settings.maxStore = 1 << 40 // what the streams reserve is more than there is
+	s.start()
+	filler := filepath.Join(small, "filler")
+	if err := fill(filler); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("fill the disk: %v", err)
+	}
+	return func() {
+		if err := os.Remove(filler); err != nil {
+			t.Error(err)
+		}
+		s.stop()
+		s.moveTo(large)
+		s.settings.maxStore = 0
+		unmount()
+		s.start()
+	}
+}
+
+// TestNATSFaults breaks NATS below a loaded deployment in all the ways that it can break, one after the other, while servers
+// fail and recover: looking goes on, everybody says within two seconds that NATS is away and comes back without a restart,
+// nothing that was acknowledged is missing unless NATS itself has thrown it away, which is a recorded gap, and every check
+// stays with its prober.
+func TestNATSFaults(t *testing.T) {
+	t.Parallel()
+	for name, deploy := range breakable() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, config := fleet(t, fleetsim.Options{Servers: 40, Degraded: 0.05, MetricsInterval: 2 * time.Second}, time.Second, "")
+			dir := shortDir(t)
+			path := filepath.Join(dir, "picket.yaml")
+			writeFile(t, path, config)
+			d := deploy(t, []string{"PICKET_CONFIG=" + path, "FLEET_HEALTH_BATCH_SIZE=0", "FLEET_METRICS_BATCH_SIZE=0"}, dir)
+			if m, ok := d.(*many); ok {
+				m.add("prober-2", "prober")
+				m.add("collector-2", "collector")
+			}
+			d.start()
+			o := observe(t, d)
+			began := time.Now()
+			awaitAll(t, o, f)
+			b := &broken{patient: &patient{d: d, o: o, fleet: f, length: faultLength(t)}, healthy: healthyServers(f), failures: map[string]int{}}
+			allowed := map[string]bool{}
+			for _, fault := range natsFaultsKnown() {
+				if !fault.wanted(t) {
+					continue
+				}
+				if fault.possible != nil && !fault.possible(d) {
+					t.Logf("NOT TRIED here: %s", fault.name)
+					continue
+				}
+				b.survives(t, fault)
+				for _, stream := range fault.loses {
+					allowed[stream] = true
+				}
+			}
+			audit(t, d, o, began)
+			b.oneAlertEach(t)
+			for _, gap := range query[[]string](t, d, `SELECT ARRAY[stream, consumer, reason] FROM stream_gaps WHERE reason <> 'blind'`) {
+				if !allowed[gap[0]] {
+					t.Errorf("a gap in a stream that nobody touched: %v", gap)
+				}
+			}
+		})
+	}
+}
+
+// broken is a deployment under load whose NATS is broken. What came of it is read in the database: streams lose their
+// messages here.
+type broken struct {
+	*patient
+	healthy  []int
+	next     int
+	failures map[string]int // how often a server has failed
+}
+
+// survives breaks it once and holds it to its promises.
+func (b *broken) survives(t *testing.T, fault natsFault) {
+	t.Helper()
+	runs := runsOf(b.d)
+	since := time.Now()
+	ending := b.fail()
+	b.await(t, ending, 1)
+	t.Logf("%s: %s", time.Now().Format("15:04:05"), fault.name)
+	injecting := time.Now()
+	mend := fault.inject(t, b.d)
+	injected := time.Now()
+	beginning := b.fail()
+	b.fleet.Set(ending, fleetsim.Healthy)
+	if fault.dark {
+		b.saysSo(t, injected)
+	}
+	if fault.mute {
+		eventually(t, "who publishes says that nothing is kept", func() error {
+			for name, err := range readiness(t, b.d) {
+				if err == nil && (strings.HasPrefix(name, "prober") || name == "picket up") {
+					return errors.New(name + " is ready")
+				}
+			}
+			return nil
+		})
+	}
+	if fault.lasts {
+		rest(t, b.length-time.Since(injected))
+	}
+	mend()
+	mended := time.Now()
+	eventually(t, "all are ready again", func() error {
+		for name, err := range readiness(t, b.d) {
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
+		return nil
+	})
+	t.Logf("ready again after %s", time.Since(mended).Round(time.Millisecond))
+	b.await(t, beginning, 1)
+	b.fleet.Set(beginning, fleetsim.Healthy)
+	b.await(t, ending, 0)
+	b.await(t, beginning, 0)
+	if now := runsOf(b.d); !maps.Equal(now, runs) {
+		t.Errorf("%s: something was started anew: %v, before %v", fault.name, now, runs)
+	}
+	coverage := b.coverage(t, since, time.Now())
+	t.Logf("%+v", coverage)
+	for reason, n := range coverage.Explained {
+		// A machine that is too slow for both the test and its fleet may skip a tick, and servers that are down are not collected from.
+		harmless := []string{"missed", "missed_critical", "missed_unreachable"}
+		if !slices.Contains(harmless, reason) && len(fault.loses) == 0 {
+			t.Errorf("%s: %d ticks missed: %s", fault.name, n, reason)
+		}
+	}
+	if most := coverage.Due / 50; len(fault.loses) == 0 && coverage.Missed > most {
+		t.Errorf("%s: of %d ticks %d were missed, at most %d expected", fault.name, coverage.Due, coverage.Missed, most)
+	}
+	for _, moved := range query[string](t, b.d, `SELECT s.name || '/' || c.name || ' by ' || string_agg(DISTINCT h.instance, ', ')
+		FROM server_health_checks h JOIN checks c ON c.id = h.check_id JOIN managed_servers s ON s.id = c.server_id
+		WHERE h.scheduled_at > $1 AND NOT h.missed AND NOT h.on_demand
+		GROUP BY s.name, c.name HAVING count(DISTINCT h.instance) > 1 LIMIT 5`, since) {
+		t.Errorf("%s: a check went from one to another: %s", fault.name, moved)
+	}
+	if fault.unread {
+		for _, stream := range fault.loses {
+			b.gapOf(t, stream, injecting)
+		}
+	}
+}
+
+// gapOf wants what was lost of a stream to be on record.
+func (b *broken) gapOf(t *testing.T, stream string, since time.Time) {
+	t.Helper()
+	eventually(t, "the gap of "+stream+" is recorded", func() error {
+		if n := query[int64](t, b.d, `SELECT count(*) FROM stream_gaps
+			WHERE stream = $1 AND consumer LIKE 'writer%' AND reason <> 'blind' AND to_time > $2`, stream, since)[0]; n == 0 {
+			return errors.New("none")
+		}
+		return nil
+	})
+}
+
+// fail has a server fail.
+func (b *broken) fail() (server int) {
+	server = b.healthy[b.next%len(b.healthy)]
+	b.next++
+	b.failures[b.fleet.Name(server)]++
+	b.fleet.Set(server, fleetsim.Critical)
+	return server
+}
+
+// await waits until so many alerts of a server are open.
+func (b *broken) await(t *testing.T, server int, open int64) {
+	t.Helper()
+	name := b.fleet.Name(server)
+	eventually(t, fmt.Sprintf("%d alerts of %s are open", open, name), func() error {
+		now := query[int64](t, b.d, `SELECT count(*) FROM system_alerts
+			WHERE fingerprint = 'system-health:' || $1 AND opened_at IS NOT NULL AND closed_at IS NULL`, name)[0]
+		if now != open {
+			return fmt.Errorf("%d are", now)
+		}
+		return nil
+	})
+}
+
+// oneAlertEach wants an alert for each incident and for nothing else.
+func (b *broken) oneAlertEach(t *testing.T) {
+	t.Helper()
+	for i := range b.fleet.Len() {
+		name := b.fleet.Name(i)
+		opened := query[int64](t, b.d, `SELECT count(*) FROM system_alerts
+			WHERE fingerprint = 'system-health:' || $1 AND opened_at IS NOT NULL`, name)[0]
+		want := int64(b.failures[name])
+		if b.fleet.Behaviour(i) == fleetsim.Degraded {
+			want = opened // it depends on the rules whether that is one; it is one at most
+			if opened > 1 {
+				want = 1
+			}
+		}
+		if opened != want {
+			t.Errorf("%s: %d alerts of %d incidents", name, opened, want)
+		}
+	}
+}
+
+// saysSo wants everybody to say that NATS is away. Promised are two seconds; the rest is for a slow machine.
+func (b *broken) saysSo(t *testing.T, since time.Time) {
+	t.Helper()
+	const promised, slack = 2 * time.Second, 2 * time.Second
+	eventually(t, "readiness says that NATS is away", func() error {
+		for name, err := range readiness(t, b.d) {
+			if err == nil {
+				return errors.New(name + " is ready")
+			}
+		}
+		return nil
+	})
+	if took := time.Since(since); took > promised+slack {
+		t.Errorf("readiness said it after %s", took)
+	}
+}
