@@ -2,6 +2,7 @@ package system_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -15,6 +16,8 @@ import (
 	"testing"
 	"time"
 	"unsafe"
+
+	testprograms "github.com/picketd/picket/test/programs"
 )
 
 // A program that is to believe a wrong time is built from the same sources as any other, on a standard library whose
@@ -71,17 +74,17 @@ func falseNano() int64 {
 }
 `
 
-// falsePrograms builds them when the first test wants one, and once. They lie in programs/false.
-var falsePrograms = sync.OnceValue(func() error {
-	dir := filepath.Join(programs, "false")
+// falsePrograms builds them when the first test wants one, and once, and returns where they are.
+var falsePrograms = sync.OnceValues(func() (string, error) {
+	dir := filepath.Join(builds.Dir, "false-sources")
 	root, err := exec.Command("go", "env", "GOROOT").Output()
 	if err != nil {
-		return err
+		return "", err
 	}
 	source := filepath.Join(strings.TrimSpace(string(root)), "src", "time", "time.go")
 	text, err := os.ReadFile(source)
 	if err != nil {
-		return err
+		return "", err
 	}
 	for old, lie := range map[string]string{
 		"	sec, nsec, mono := runtimeNow()\n":      "	sec, nsec, mono := falseNow(runtimeNow())\n",
@@ -89,37 +92,35 @@ var falsePrograms = sync.OnceValue(func() error {
 		"subMono(t.ext, runtimeNano()-startNano)": "subMono(t.ext, falseNano()-startNano)",
 	} {
 		if bytes.Count(text, []byte(old)) != 1 {
-			return fmt.Errorf("%s reads another way than is known: %q", source, old)
+			return "", fmt.Errorf("%s reads another way than is known: %q", source, old)
 		}
 		text = bytes.Replace(text, []byte(old), []byte(lie), 1)
 	}
 	files := map[string]string{source: filepath.Join(dir, "time.go"), filepath.Join(filepath.Dir(source), "zfalse.go"): filepath.Join(dir, "zfalse.go")}
 	overlay, err := json.Marshal(map[string]any{"Replace": files})
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
+		return "", err
 	}
 	for name, content := range map[string][]byte{"time.go": text, "zfalse.go": []byte(falseTime), "overlay.json": overlay} {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
-			return err
+			return "", err
 		}
 	}
-	args := []string{"build", "-overlay", filepath.Join(dir, "overlay.json"), "-o", dir + string(filepath.Separator)}
-	args = append(args, "github.com/picketd/picket/cmd/picket", "github.com/nats-io/nats-server/v2")
+	list := []string{"github.com/picketd/picket/cmd/picket", "github.com/nats-io/nats-server/v2"}
 	for _, service := range services() {
-		args = append(args, fmt.Sprintf("github.com/picketd/picket/services/%s/cmd/%s", service, service))
+		list = append(list, fmt.Sprintf("github.com/picketd/picket/services/%s/cmd/%s", service, service))
 	}
-	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("build programs with a false clock: %w\n%s", err, bytes.TrimSpace(out))
-	}
-	return nil
+	kind := testprograms.Kind{Name: "false", Flags: []string{"-overlay", filepath.Join(dir, "overlay.json")}}
+	return builds.Build(context.Background(), kind, list...)
 })
 
 // falseClock is what one program, or several, take for the time.
 type falseClock struct {
-	path string
+	path     string
+	programs string // those that believe it
 
 	mu   sync.Mutex
 	data []byte
@@ -131,10 +132,11 @@ type lie struct{ ahead, since, gained, perMillion int64 }
 
 func newFalseClock(t *testing.T) *falseClock {
 	t.Helper()
-	if err := falsePrograms(); err != nil {
+	dir, err := falsePrograms()
+	if err != nil {
 		t.Fatal(err)
 	}
-	c := &falseClock{path: filepath.Join(t.TempDir(), "clock")}
+	c := &falseClock{path: filepath.Join(t.TempDir(), "clock"), programs: dir}
 	size := 8 + 2*binary.Size(lie{})
 	if err := os.WriteFile(c.path, make([]byte, size), 0o644); err != nil {
 		t.Fatal(err)
@@ -154,7 +156,7 @@ func newFalseClock(t *testing.T) *falseClock {
 
 // deceive has a program go by the clock from its next start on.
 func (c *falseClock) deceive(p *process) {
-	p.program = filepath.Join(programs, "false", filepath.Base(p.program))
+	p.program = filepath.Join(c.programs, filepath.Base(p.program))
 	p.env = append(p.env, "PICKET_TEST_CLOCK="+c.path)
 }
 
