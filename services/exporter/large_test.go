@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"io"
 	"testing"
 	"time"
@@ -102,7 +103,7 @@ func countParquet(t testing.TB, file *parquet.File) (rows int64) {
 		for {
 			n, err := reader.ReadRows(buffer)
 			rows += int64(n)
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				break
 			}
 			if err != nil {
