@@ -16,12 +16,25 @@ const epochAge = 5 * time.Second
 // position is how far this process, or the one before it, has seen the stream.
 type position struct {
 	mu    sync.Mutex
-	epoch int64  // 0: not known
+	life  life   // of the stream; the zero value: not known
 	seq   uint64 // highest that came for the first time
 	at    time.Time
 	asked time.Time
 	// stored is what of that is committed.
 	stored store.Position
+}
+
+// life tells which life of a stream a message is from: what was in hand when it was made anew is of the one before.
+type life struct {
+	epoch, before int64 // before: 0 when there was none that this process knows
+	created       time.Time
+}
+
+func (l life) of(msg *bus.Msg) int64 {
+	if l.before != 0 && msg.Time.Before(l.created) {
+		return l.before
+	}
+	return l.epoch
 }
 
 // reader is one stream as a writer reads it: which life of it, how far, and how far behind.
@@ -36,7 +49,7 @@ type reader struct {
 func (p *position) resume(from store.Position) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.epoch, p.seq, p.at = from.Epoch, uint64(max(from.Seq, 0)), from.At
+	p.life, p.seq, p.at = life{epoch: from.Epoch}, uint64(max(from.Seq, 0)), from.At
 }
 
 // seenUntil is the stream time, or the tick, up to which messages were stored; zero when none were.
@@ -57,12 +70,14 @@ func (p *position) now() store.Position {
 func (p *position) saw(batch []*bus.Msg) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.stored.Epoch != p.epoch {
-		p.stored = store.Position{Epoch: p.epoch}
+	if p.stored.Epoch != p.life.epoch {
+		p.stored = store.Position{Epoch: p.life.epoch}
 	}
 	for _, msg := range batch {
 		p.at = later(p.at, msg.Time)
-		p.stored.Seq = max(p.stored.Seq, int64(msg.Sequence))
+		if p.life.of(msg) == p.life.epoch {
+			p.stored.Seq = max(p.stored.Seq, int64(msg.Sequence))
+		}
 	}
 	p.stored.At = p.at
 }
@@ -88,29 +103,33 @@ func (p *position) needsLook(batch []*bus.Msg) bool {
 	return restarted || time.Since(p.asked) >= epochAge
 }
 
-// streamEpoch tells which life of the stream a batch is from. Another one than before is a gap: what the old stream
-// had and no writer read is gone.
-func (r *reader) streamEpoch(ctx context.Context, batch []*bus.Msg) (int64, error) {
+// streamLife tells which life of the stream the messages of a batch are from. Another one than before is a gap: what the
+// old stream had and no writer read is gone.
+func (r *reader) streamLife(ctx context.Context, batch []*bus.Msg) (life, error) {
 	p := &r.position
 	before := p.seq
 	if !p.needsLook(batch) {
-		return p.epoch, nil
+		return p.life, nil
 	}
 	info, err := r.bus.StreamInfo(ctx, r.stream)
 	if err != nil {
 		p.forget()
-		return 0, err
+		return life{}, err
 	}
-	if was := p.epoch; was != 0 && was != info.Epoch() {
-		if err := r.recordNewStream(ctx, was, before, batch[0].Time); err != nil {
-			p.forget()
-			return 0, err
+	now := p.life
+	if now.epoch != info.Epoch() {
+		now = life{epoch: info.Epoch(), before: p.life.epoch, created: info.Created}
+		if now.before != 0 {
+			if err := r.recordNewStream(ctx, now, before); err != nil {
+				p.forget()
+				return life{}, err
+			}
 		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.epoch, p.asked = info.Epoch(), time.Now()
-	return p.epoch, nil
+	p.life, p.asked = now, time.Now()
+	return now, nil
 }
 
 // forget makes the next batch ask again.
@@ -120,14 +139,16 @@ func (p *position) forget() {
 	p.asked = time.Time{}
 }
 
-func (r *reader) recordNewStream(ctx context.Context, epoch int64, seq uint64, until time.Time) error {
-	from := r.position.seenUntil()
+// recordNewStream keeps what may be lost with the old stream: everything it took behind what is stored, until the new one
+// was there.
+func (r *reader) recordNewStream(ctx context.Context, now life, seq uint64) error {
+	from, until := r.position.seenUntil(), now.created
 	if from.After(until) {
 		from = until
 	}
 	r.log.Error("stream was made anew, what it held unread is lost", "stream", r.stream, "from", from, "to", until)
 	return r.store.RecordGap(ctx, store.StreamGap{
-		Stream: r.stream, Consumer: r.durable, StreamEpoch: epoch,
+		Stream: r.stream, Consumer: r.durable, StreamEpoch: now.before,
 		FromSeq: int64(seq) + 1, ToSeq: int64(seq) + 1, From: from, To: until, Reason: "recreated",
 	})
 }

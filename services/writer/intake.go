@@ -44,7 +44,7 @@ func (n *intake[R]) handle(ctx context.Context, batch []*bus.Msg) error {
 	ctx, cancel := finish(ctx)
 	defer cancel()
 	started := time.Now()
-	epoch, err := n.streamEpoch(ctx, batch)
+	life, err := n.streamLife(ctx, batch)
 	if err != nil {
 		return fmt.Errorf("%w: %w", bus.ErrUnavailable, err)
 	}
@@ -55,7 +55,7 @@ func (n *intake[R]) handle(ctx context.Context, batch []*bus.Msg) error {
 	messages := make([]*bus.Msg, 0, len(batch))
 	redelivered := false
 	for _, msg := range batch {
-		row, mine, err := n.decode(msg, epoch)
+		row, mine, err := n.decode(msg, life.of(msg))
 		switch {
 		case err != nil:
 			if err := dead.add(ctx, msg, reasonOf(err), err); err != nil {

@@ -392,3 +392,43 @@ func TestWriterShowsThatItCannotStore(t *testing.T) {
 	w.until("the rows", func() bool { return len(w.history()) >= 3 })
 	w.until("the writer to be ready again", func() bool { return r.kit.Health.Ready() == nil })
 }
+
+// TestInHandWhenTheStreamIsMadeAnew: a batch that came from the old stream is of the old one, whenever it is stored, and the
+// gap reaches until the new stream was there: what the old one took behind that batch is lost.
+func TestInHandWhenTheStreamIsMadeAnew(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, bus.StreamLimits{})
+	service, _ := w.service("one")
+	info, err := w.bus.StreamInfo(t.Context(), bus.StreamEvents)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const old = 42
+	r, stored := &service.results.reader, info.Created.Add(-5*time.Second).Truncate(time.Microsecond)
+	r.position.resume(store.Position{Epoch: old, Seq: 10, At: stored})
+	inHand := &bus.Msg{Sequence: 11, Deliveries: 1, Time: info.Created.Add(-3 * time.Second)}
+	life, err := r.streamLife(t.Context(), []*bus.Msg{inHand})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := life.of(inHand); got != old {
+		t.Errorf("what was in hand is of %d", got)
+	}
+	if got := life.of(&bus.Msg{Sequence: 1, Time: info.Created.Add(time.Millisecond)}); got != info.Epoch() {
+		t.Errorf("what came after is of %d", got)
+	}
+	gaps, err := w.store.Gaps(t.Context(), bus.StreamEvents, Durable, stored.Add(-time.Hour), time.Now().Add(time.Hour))
+	if err != nil || len(gaps) != 1 {
+		t.Fatalf("gaps %+v, %v", gaps, err)
+	}
+	if gap := gaps[0]; !gap.From.Equal(stored) || gap.To.Sub(info.Created).Abs() > time.Millisecond || gap.StreamEpoch != old {
+		t.Errorf("gap %+v, want one from %s to %s", gap, stored, info.Created)
+	}
+	// It is told once.
+	if _, err := r.streamLife(t.Context(), []*bus.Msg{{Sequence: 1, Deliveries: 1, Time: time.Now()}}); err != nil {
+		t.Fatal(err)
+	}
+	if gaps, err = w.store.Gaps(t.Context(), bus.StreamEvents, Durable, stored.Add(-time.Hour), time.Now().Add(time.Hour)); err != nil || len(gaps) != 1 {
+		t.Errorf("gaps %+v, %v", gaps, err)
+	}
+}
