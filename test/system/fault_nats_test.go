@@ -32,8 +32,6 @@ type natsFault struct {
 	mute bool
 	// loses are the streams whose unread messages are gone with it: the only ones that may have gaps because of it.
 	loses []string
-	// unread: messages were unread for certain, so that gaps there must be.
-	unread bool
 }
 
 // natsFaults are those that soak draws from: all that lose nothing.
@@ -115,12 +113,12 @@ func natsFaultsKnown() []natsFault {
 			natsFault{fault: fault{"the stream " + stream + " is deleted", nil, deleteStream(stream)}, loses: []string{stream}},
 			natsFault{
 				fault: fault{"the stream " + stream + " is emptied before it is read", nil, unread(emptyStream(stream))},
-				loses: []string{stream}, unread: true,
+				loses: []string{stream},
 			})
 	}
 	return append(known, natsFault{
 		fault: fault{"the stream " + bus.StreamEvents + " is deleted before it is read", nil, unread(deleteStream(bus.StreamEvents))},
-		loses: []string{bus.StreamEvents}, unread: true,
+		loses: []string{bus.StreamEvents},
 	}, natsFault{
 		fault: fault{"NATS is killed and loses its disk", natsIsOurs, onNATS(func(s *natsServer) { s.kill(); s.lose(); s.start() }, nothing)},
 		loses: []string{bus.StreamEvents, bus.StreamMetrics},
@@ -311,7 +309,6 @@ func (b *broken) survives(t *testing.T, fault natsFault) {
 	ending := b.fail()
 	b.await(t, ending, 1)
 	t.Logf("%s: %s", time.Now().Format("15:04:05"), fault.name)
-	injecting := time.Now()
 	mend := fault.inject(t, b.d)
 	injected := time.Now()
 	beginning := b.fail()
@@ -368,20 +365,22 @@ func (b *broken) survives(t *testing.T, fault natsFault) {
 		GROUP BY s.name, c.name HAVING count(DISTINCT h.instance) > 1 LIMIT 5`, since) {
 		t.Errorf("%s: a check went from one to another: %s", fault.name, moved)
 	}
-	if fault.unread {
-		for _, stream := range fault.loses {
-			b.gapOf(t, stream, injecting)
-		}
-	}
+	b.figures(t, since)
 }
 
-// gapOf wants what was lost of a stream to be on record.
-func (b *broken) gapOf(t *testing.T, stream string, since time.Time) {
+// figures wants those of every collection since then, or a gap of their stream in their place.
+func (b *broken) figures(t *testing.T, since time.Time) {
 	t.Helper()
-	eventually(t, "the gap of "+stream+" is recorded", func() error {
-		if n := query[int64](t, b.d, `SELECT count(*) FROM stream_gaps
-			WHERE stream = $1 AND consumer LIKE 'writer%' AND reason <> 'blind' AND to_time > $2`, stream, since)[0]; n == 0 {
-			return errors.New("none")
+	eventually(t, "figures are stored, or lost in a recorded gap", func() error {
+		lost := query[string](t, b.d, `SELECT s.name || ' at ' || h.scheduled_at FROM server_health_checks h
+			JOIN checks c ON c.id = h.check_id JOIN managed_servers s ON s.id = c.server_id
+			WHERE c.kind = 'metrics' AND h.status = 1 AND NOT h.missed AND h.scheduled_at > $1 AND h.scheduled_at < now() - interval '5 s'
+			AND NOT EXISTS (SELECT FROM server_metrics_aggregated m
+				WHERE m.check_id = h.check_id AND m.location = h.location AND m.scheduled_at = h.scheduled_at)
+			AND NOT EXISTS (SELECT FROM stream_gaps g WHERE g.stream = $2 AND g.consumer = 'writer-metrics'
+				AND h.scheduled_at BETWEEN g.from_time - interval '1 min' AND g.to_time) LIMIT 5`, since, bus.StreamMetrics)
+		if len(lost) > 0 {
+			return fmt.Errorf("without: %v", lost)
 		}
 		return nil
 	})
