@@ -84,6 +84,10 @@ func (p *past) end(atMS int64) (untilMS int64, lived bool) {
 // between a step back of its own clock and this process's.
 func refusedAfter(step tick.Step) bool { return step.FromMS-step.ToMS > mostEarlyMS }
 
+// leastMS is the first instant that a marker may speak of: the stream refuses what
+// is older, with all that it says.
+func leastMS(nowMS int64) int64 { return nowMS - mostLateMS + mostEarlyMS }
+
 // correct has the clock corrected and follows when that was a step. Both under
 // the lock, so that nothing is released by a time that has been taken back.
 func (s *scheduler) correct(observe func() (tick.Step, bool)) (tick.Step, bool) {
@@ -112,7 +116,7 @@ func (s *scheduler) correct(observe func() (tick.Step, bool)) (tick.Step, bool) 
 // stream would refuse, with all that one marker says, are nobody's business.
 func (s *scheduler) leap(step tick.Step) {
 	s.past.forward(step)
-	least := step.ToMS - mostLateMS + mostEarlyMS
+	least := leastMS(step.ToMS)
 	for _, c := range s.checks {
 		if !c.owned {
 			continue
@@ -143,6 +147,10 @@ func (s *scheduler) goBack(step tick.Step) {
 	s.releaseHeld(step.ToMS)
 	open := s.past.back(step)
 	s.sinceMS = min(s.sinceMS, step.ToMS)
+	s.emptyMS = min(s.emptyMS, open)
+	for id, decided := range s.removed {
+		s.removed[id] = min(decided, open)
+	}
 	for _, c := range s.checks {
 		c.decidedMS = min(c.decidedMS, open)
 		if !c.owned {

@@ -1,6 +1,7 @@
 package ticker
 
 import (
+	"maps"
 	"math"
 	"slices"
 
@@ -21,7 +22,7 @@ func (s *scheduler) put(t *target) {
 	c := s.checks[t.id]
 	switch {
 	case c == nil:
-		c = &check{target: t, host: s.hostFor(t), decidedMS: s.knownSince(t, now)}
+		c = &check{target: t, host: s.hostFor(t), decidedMS: s.knownSince(t.id)}
 		s.checks[t.id] = c
 		s.indexServer(c)
 	case t.revision < c.target.revision:
@@ -39,16 +40,20 @@ func (s *scheduler) put(t *target) {
 
 // knownSince returns behind which instant the ticks of a check that was not
 // known are this process's business. Before it is active that is for activate to
-// say.
-func (s *scheduler) knownSince(t *target, nowMS int64) int64 {
+// say. One that was here before goes on where it was; of one that comes late, the
+// catalog may have been emptied under those who were here before, and none of them
+// has looked at it since. What others have looked at all the same is not explained
+// by a marker, so that to reach too far does no harm.
+func (s *scheduler) knownSince(id string) int64 {
 	if !s.active {
 		return 0
 	}
-	v, ok := t.schedules.At(nowMS)
-	if !ok {
-		return nowMS
+	since, removed := s.removed[id]
+	if !removed {
+		since = s.sinceMS - catalogReachMS
 	}
-	return max(v.EffectiveAtMS-1, s.sinceMS, nowMS-newCheckReachMS)
+	delete(s.removed, id)
+	return since
 }
 
 // redefine gives a check a new definition and leaves it without an owner. The
@@ -83,15 +88,49 @@ func (s *scheduler) remove(id string) {
 }
 
 func (s *scheduler) removeLocked(c *check, nowMS int64) {
+	owned := c.owned
 	s.drop(c, nowMS)
 	s.dequeue(c, nowMS)
 	if c.waitingMS != 0 {
 		s.giveUp(c, causeRemoved)
 	}
+	for _, g := range c.gifts { // nobody asks any more what became of them
+		if _, unsettled := s.givers[g.giver]; unsettled {
+			if span := c.target.missed(g.givenMS-catalogReachMS, g.givenMS); span.Count > 0 {
+				s.miss(c.target, span, causeTakeover)
+			}
+		}
+	}
 	s.forgetSkipped(c)
 	s.unindexServer(c)
 	s.leaveHost(c.host)
 	delete(s.checks, c.target.id)
+	if !s.active {
+		return
+	}
+	decided := c.decidedMS
+	if !owned { // another's, and how far that one came is not known
+		decided = max(decided, nowMS-catalogReachMS)
+	}
+	s.removed[c.target.id] = decided
+	if len(s.checks) == 0 {
+		s.emptyMS = nowMS
+		for _, decided := range s.removed {
+			if decided > nowMS-catalogReachMS {
+				s.emptyMS = min(s.emptyMS, decided)
+			}
+		}
+	}
+}
+
+// unknown returns since when this process knows no check. It looks at nothing then,
+// and may not say that it has settled more: when somebody has emptied the catalog,
+// who finds it full again explains what was due. [math.MaxInt64] is that it knows some.
+func (s *scheduler) unknown() (sinceMS int64) {
+	if !s.active || len(s.checks) > 0 {
+		return math.MaxInt64
+	}
+	return s.emptyMS
 }
 
 // retain forgets all checks but those given.
@@ -104,6 +143,7 @@ func (s *scheduler) retain(ids map[string]struct{}) {
 			s.removeLocked(c, now)
 		}
 	}
+	maps.DeleteFunc(s.removed, func(_ string, decidedMS int64) bool { return decidedMS < leastMS(now) })
 	s.dispatch(now)
 }
 
@@ -123,7 +163,7 @@ func (s *scheduler) take(c *check, fromMS, nowMS int64, cause string) {
 	c.load = c.rate * float64(c.target.timeoutMS) / 1000
 	s.rate += c.rate
 	s.load += c.load
-	c.decidedMS = max(c.decidedMS, min(fromMS, nowMS))
+	c.decidedMS = max(c.decidedMS, min(fromMS, nowMS), leastMS(nowMS))
 	s.decide(c, nowMS, cause)
 	s.arm(c)
 }
@@ -241,9 +281,9 @@ func (s *scheduler) given(c *check, giver string, fromMS int64) {
 func (s *scheduler) owed(settledMS map[string]int64) (untilMS int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	untilMS = math.MaxInt64
+	untilMS = s.unknown()
 	if next, ok := s.wheel.Next(); ok {
-		untilMS = next - tick.SlotMS - 1
+		untilMS = min(untilMS, next-tick.SlotMS-1)
 	}
 	for giver, givenMS := range s.givers {
 		settled, known := settledMS[giver]
@@ -293,8 +333,13 @@ func (s *scheduler) activate(ring, former tick.Ring, settledMS map[string]int64)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.active = true
-	s.sinceMS = s.opts.NowMS()
-	s.past = newPast(s.sinceMS)
+	now := s.opts.NowMS()
+	s.sinceMS = now
+	for _, settled := range settledMS {
+		s.sinceMS = min(s.sinceMS, settled)
+	}
+	s.emptyMS = s.sinceMS
+	s.past = newPast(now)
 	s.ring = former
 	met := tick.NewMembers()
 	for _, name := range ring.Members() {
@@ -302,11 +347,11 @@ func (s *scheduler) activate(ring, former tick.Ring, settledMS map[string]int64)
 			met.Heard(name, 0)
 		}
 	}
-	s.followLocked(ring, met.Update(0), settledMS, nil, s.sinceMS, false)
+	s.followLocked(ring, met.Update(0), settledMS, nil, now, false)
 }
 
 // stop ends the ticking: what is due at the instant that it returns is still
-// run, and nothing after.
+// run, and nothing after. Who knows no check stops when the last was gone.
 func (s *scheduler) stop(settledMS map[string]int64) (untilMS int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -319,7 +364,7 @@ func (s *scheduler) stop(settledMS map[string]int64) (untilMS int64) {
 	}
 	clear(s.givers)
 	s.dispatch(now)
-	return now
+	return min(now, s.unknown())
 }
 
 // idle reports whether nothing waits and nothing is in flight.

@@ -30,10 +30,10 @@ const (
 	// leastConcurrency is the bound on probes in flight of a fleet so small that
 	// rate × timeout says nothing.
 	leastConcurrency = 32
-	// newCheckReachMS bounds how far back the ticks of a check that was not known
-	// are this process's business: twice the time after which the catalog is
-	// listed anew.
-	newCheckReachMS = 120_000
+	// catalogReachMS is how long a check may have been missing from the catalog
+	// before anybody says that its owner has settled more than it had looked at:
+	// twice the time after which the catalog is listed anew.
+	catalogReachMS = 120_000
 )
 
 // check is a target and what this process has done about it. It is guarded by
@@ -137,7 +137,14 @@ type scheduler struct {
 	ring    tick.Ring
 	active  bool
 	stopped bool
-	sinceMS int64 // when this process began to own anything
+	// sinceMS is until when those had settled who owned checks before this process
+	// owned any; when it began, if nobody did.
+	sinceMS int64
+	// removed are the checks that are gone from the catalog, and until when their
+	// ticks were decided: one that comes back goes on there. What the stream would
+	// refuse is forgotten.
+	removed map[string]int64
+	emptyMS int64 // until when all was decided, when no check is known
 	past    past
 	// givers are the checks' whose gifts are not known to be settled, and until
 	// when they gave.
@@ -164,6 +171,7 @@ func newScheduler(opts schedulerOptions) *scheduler {
 		hosts:   map[string]*host{},
 		servers: map[serverName][]*check{},
 		givers:  map[string]int64{},
+		removed: map[string]int64{},
 	}
 }
 

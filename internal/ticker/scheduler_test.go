@@ -388,8 +388,8 @@ func TestRedefinition(t *testing.T) {
 	}
 }
 
-// Replicas come, go, die and freeze, and the bus goes and comes: every due tick is
-// run or reported missed, and none of them runs a tick that is not behind all
+// Replicas come, go, die and freeze, the bus goes and comes, and so does what the
+// catalog says: every due tick is run or reported missed, and none of them runs a tick that is not behind all
 // that it ran.
 func TestNothingIsLostSilently(t *testing.T) {
 	t.Parallel()
@@ -428,11 +428,20 @@ func TestNothingIsLostSilently(t *testing.T) {
 		for range rapid.IntRange(1, 8).Draw(t, "events") {
 			s.run(time.Duration(rapid.IntRange(0, 12_000).Draw(t, "pause")) * time.Millisecond)
 			alive := running()
-			switch event := rapid.SampledFrom([]string{"start", "kill", "stop", "stop and kill", "freeze", "bus", "restart"}).Draw(t, "event"); {
+			switch event := rapid.SampledFrom([]string{"start", "kill", "stop", "stop and kill", "freeze", "bus", "restart", "catalog"}).Draw(t, "event"); {
 			case event == "start" && len(alive) < 4:
 				start()
 			case event == "bus":
 				s.setDown(!s.down)
+			case event == "catalog" && len(s.unlisted) > 0:
+				s.list(targets...)
+			case event == "catalog" && rapid.Bool().Draw(t, "all"): // what happens then, happens without
+				s.unlist(targets...)
+			case event == "catalog": // some, for a while, and then nobody dies before all have said what they found
+				s.unlist(targets[rapid.IntRange(0, n-1).Draw(t, "but"):]...)
+				s.run(time.Duration(rapid.IntRange(0, 20_000).Draw(t, "for")) * time.Millisecond)
+				s.list(targets...)
+				s.run(2 * enrollEvery)
 			case len(alive) == 0 || event == "restart" && s.down:
 			case event == "restart": // all at once, as a machine does; under the same name or another
 				for _, r := range slices.Clone(s.replicas) {
@@ -461,6 +470,7 @@ func TestNothingIsLostSilently(t *testing.T) {
 		if s.down {
 			s.setDown(false)
 		}
+		s.list(targets...)
 		s.run(60 * time.Second)
 		// A probe that hangs makes the next tick wait, which may hang in turn.
 		for _, fault := range s.audit(from, s.nowMS()-30_000) {

@@ -25,6 +25,7 @@ const (
 type sim struct {
 	mono     time.Duration
 	targets  []*target
+	unlisted map[string]bool // targets that are missing from the catalog, by id
 	replicas []*simReplica
 	roster   map[string]*picketv1.WorkerStatus
 	down     bool          // the bus
@@ -84,7 +85,7 @@ type simJob struct {
 
 func newSim(targets []*target) *sim {
 	return &sim{
-		targets: targets, roster: map[string]*picketv1.WorkerStatus{},
+		targets: targets, unlisted: map[string]bool{}, roster: map[string]*picketv1.WorkerStatus{},
 		ran: map[string]map[int64]simRun{}, missed: map[string][]tick.Span{}, causes: map[string]int{},
 		lasts: func(*target, int64) time.Duration { return 5 * time.Millisecond },
 	}
@@ -96,6 +97,28 @@ func simTarget(i int, intervalMS, timeoutMS, effectiveMS int64) *target {
 		org: "default", server: fmt.Sprintf("server-%d", i), name: "health", kind: "http", id: id, location: simLocation,
 		key: tick.KeyOf(id), serial: int64(i), revision: 1, timeoutMS: timeoutMS,
 		schedules: tick.Schedules{{Revision: 1, IntervalMS: intervalMS, EffectiveAtMS: effectiveMS}},
+	}
+}
+
+// unlist takes checks out of the catalog, and list puts them back, as they were.
+func (s *sim) unlist(targets ...*target) {
+	for _, t := range targets {
+		s.unlisted[t.id] = true
+		for _, r := range s.replicas {
+			r.sched.remove(t.id)
+		}
+	}
+}
+
+func (s *sim) list(targets ...*target) {
+	for _, t := range targets {
+		if !s.unlisted[t.id] {
+			continue
+		}
+		delete(s.unlisted, t.id)
+		for _, r := range s.replicas {
+			r.sched.put(t)
+		}
 	}
 }
 
@@ -123,7 +146,9 @@ func (s *sim) start(name string, opts schedulerOptions) *simReplica {
 		r.reps.members.Freeze()
 	}
 	for _, t := range s.targets {
-		r.sched.put(t)
+		if !s.unlisted[t.id] {
+			r.sched.put(t)
+		}
 	}
 	s.replicas = append(s.replicas, r)
 	if !s.down {
