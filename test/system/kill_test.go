@@ -65,16 +65,16 @@ func TestKill9(t *testing.T) {
 				victims = append(victims, name)
 				t.Logf("round %d: %s fails, %s is killed", round, name, part)
 				f.Set(victim, fleetsim.Critical)
-				incident := []string{"pending", "opened"}
+				incident := []string{"opened"}
 				for range round / len(healthy) {
-					incident = append([]string{"pending", "opened", "closed"}, incident...)
+					incident = append([]string{"opened", "closed"}, incident...)
 				}
-				eventually(t, "the alert of "+name+" opens", func() error { return want(o.incident(name), incident...) })
+				eventually(t, "the alert of "+name+" opens", func() error { return want(o.incidents(name), incident...) })
 				d.kill(part)
 				d.start()
 				o.awaitStatus(t, name, picketv1.Status_STATUS_CRITICAL, time.Now())
 				f.Set(victim, fleetsim.Healthy)
-				eventually(t, "the alert of "+name+" closes", func() error { return want(o.incident(name), append(incident, "closed")...) })
+				eventually(t, "the alert of "+name+" closes", func() error { return want(o.incidents(name), append(incident, "closed")...) })
 			}
 
 			coverage := audit(t, d, o, began)
