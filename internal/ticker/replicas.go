@@ -217,7 +217,7 @@ func (r *replicas) settled(ring tick.Ring, mono time.Duration) map[string]int64 
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	settled := make(map[string]int64, len(r.settledMS))
-	least := int64(math.MaxInt64)
+	least, unsettled := int64(math.MaxInt64), int64(math.MaxInt64)
 	for name, at := range r.settledMS {
 		if ring.Has(name) {
 			settled[name] = at
@@ -242,10 +242,16 @@ func (r *replicas) settled(ring tick.Ring, mono time.Duration) map[string]int64 
 		}
 		settled[name] = at
 		least = min(least, at)
+		unsettled = min(unsettled, r.settledMS[name])
 	}
 	for name := range settled {
-		if !ring.Has(name) {
+		_, left := r.released[name]
+		switch {
+		case ring.Has(name):
+		case left:
 			settled[name] = least
+		default: // dead, and may have been to explain what one had in flight that left, and is dead too
+			settled[name] = unsettled
 		}
 	}
 	return settled
