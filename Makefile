@@ -14,7 +14,7 @@ PKG ?= ./test/system ./services/exporter ./test/deploy work
 BENCH ?= .
 
 .DEFAULT_GOAL := help
-.PHONY: help up test soak bench microbench lint fmt gen generate verify contract fix build clean tools go
+.PHONY: help up test faults soak bench microbench lint fmt gen generate verify contract fix build clean tools go
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-17s %s\n", $$1, $$2 }'
@@ -29,6 +29,10 @@ test: go ## run all tests; PKG=./internal/... fewer of them, ARGS='-run X -v' fl
 	@$(MAKE) --no-print-directory $(VERSITYGW) || echo 'test: NO S3 SERVER: it could not be built, tests against the object store are skipped' >&2
 	@PICKET_POSTGRES_BIN=$$(scripts/postgres) && export PICKET_POSTGRES_BIN || exit; \
 	go test $$(scripts/race-flag) -parallel $$(scripts/parallel) -timeout 20m $(ARGS) $(PKG)
+
+faults: go ## break everything that can break, one after the other, in both deployments (half an hour); PICKET_FAULTS='frozen|COPY' picks
+	@PICKET_POSTGRES_BIN=$$(scripts/postgres) && export PICKET_POSTGRES_BIN || exit; \
+	PICKET_FAULTS=$${PICKET_FAULTS:-.} go test -count 1 -timeout 2h -v -parallel 2 -run '^Test(.*Faults|Hostile|Kill9|Overload)$$' $(ARGS) ./test/system
 
 soak: go ## break a loaded Picket at random for an hour and audit it; PICKET_SOAK=10m, PICKET_SOAK_SEED, PICKET_SOAK_DEPLOYMENT, PICKET_FAULT_SECONDS=300
 	@PICKET_POSTGRES_BIN=$$(scripts/postgres) && export PICKET_POSTGRES_BIN || exit; \

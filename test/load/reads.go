@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -36,8 +38,12 @@ type reader struct {
 	client      *http.Client
 	server      func(i int) string
 
+	started time.Time
+
 	mu      sync.Mutex
 	answers map[string]*answers
+	// worst is the longest answer to what was due in each second.
+	worst map[int]time.Duration
 }
 
 func newReader(base, token string, server func(i int) string) *reader {
@@ -46,7 +52,7 @@ func newReader(base, token string, server func(i int) string) *reader {
 	return &reader{
 		base: base, token: token, server: server,
 		client:  &http.Client{Transport: transport, Timeout: 30 * time.Second},
-		answers: map[string]*answers{},
+		answers: map[string]*answers{}, worst: map[int]time.Duration{},
 	}
 }
 
@@ -54,11 +60,11 @@ func newReader(base, token string, server func(i int) string) *reader {
 func (r *reader) run(ctx context.Context, rate float64) {
 	var asking sync.WaitGroup
 	defer asking.Wait()
-	started := time.Now()
+	r.started = time.Now()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for i := 0; ; i++ {
-		due := started.Add(time.Duration(float64(i) / rate * float64(time.Second)))
+		due := r.started.Add(time.Duration(float64(i) / rate * float64(time.Second)))
 		timer.Reset(time.Until(due))
 		select {
 		case <-timer.C:
@@ -92,6 +98,8 @@ func (r *reader) ask(i int, due time.Time) {
 	}
 	a.codes[code]++
 	a.latencies = append(a.latencies, took)
+	second := int(due.Sub(r.started) / time.Second)
+	r.worst[second] = max(r.worst[second], took)
 }
 
 func (r *reader) get(ctx context.Context, path string) (code int, err error) {
@@ -134,7 +142,19 @@ func (r *reader) print(out io.Writer) (bad int) {
 	}
 	line(out, "all", all)
 	_, _ = fmt.Fprintln(out)
+	r.printWorst(out)
 	return bad
+}
+
+// printWorst tells of the seconds with the slowest answers, by which what else went on then is found.
+func (r *reader) printWorst(out io.Writer) {
+	seconds := slices.SortedFunc(maps.Keys(r.worst), func(a, b int) int { return cmp.Compare(r.worst[b], r.worst[a]) })
+	_, _ = fmt.Fprint(out, "slowest seconds:")
+	for _, second := range seconds[:min(10, len(seconds))] {
+		at := r.started.Add(time.Duration(second) * time.Second).UTC()
+		_, _ = fmt.Fprintf(out, " %s %d ms", at.Format(time.TimeOnly), r.worst[second].Milliseconds())
+	}
+	_, _ = fmt.Fprintln(out)
 }
 
 func line(out io.Writer, name string, latencies []time.Duration) {

@@ -71,6 +71,7 @@ func clockFaults(c clocks) []fault {
 // none of it makes a burst, a double, or an alert, and what was not looked at is said.
 func TestClockFaults(t *testing.T) {
 	t.Parallel()
+	inFamily(t)
 	for name, deploy := range map[string]func(*testing.T, []string, string) (deployment, clocks){
 		"one process": func(t *testing.T, env []string, dir string) (deployment, clocks) {
 			t.Helper()

@@ -262,6 +262,7 @@ func fill(path string) error {
 // status changes and no alert opens because of it, every row is there afterwards, once, and nothing is restarted.
 func TestDatabaseFaults(t *testing.T) {
 	t.Parallel()
+	inFamily(t)
 	for name, deploy := range breakable() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

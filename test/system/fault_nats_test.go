@@ -250,6 +250,7 @@ func fillNATS(t *testing.T, d deployment) (mend func()) {
 // stays with its prober.
 func TestNATSFaults(t *testing.T) {
 	t.Parallel()
+	inFamily(t)
 	for name, deploy := range breakable() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -334,6 +334,7 @@ func lostBy(f fault, length time.Duration) (share float64, within time.Duration)
 // recover each time: the others do the work, who was away finds out and does no harm, and the audit ends it.
 func TestReplicaFaults(t *testing.T) {
 	t.Parallel()
+	inFamily(t)
 	for name, deploy := range breakable() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -26,6 +26,15 @@ func (f fault) wanted(t *testing.T) bool {
 	return pattern.MatchString(f.name)
 }
 
+// inFamily skips a family of faults unless it is asked for: all of them together take half an hour of mostly waiting, which
+// is what `make faults` is for.
+func inFamily(t *testing.T) {
+	t.Helper()
+	if os.Getenv("PICKET_FAULTS") == "" && os.Getenv("PICKET_FAULT_SECONDS") == "" {
+		t.Skip("NOT RUN: a family of faults takes minutes: make faults")
+	}
+}
+
 // faultLength is how long a fault lasts whose length matters: PICKET_FAULT_SECONDS, else 15 s.
 func faultLength(t *testing.T) time.Duration {
 	t.Helper()

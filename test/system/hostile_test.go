@@ -46,6 +46,7 @@ func hostileServers(t *testing.T) int {
 // goroutines and files are bounded, and who behaves well does not notice. It ends in the audit.
 func TestHostile(t *testing.T) {
 	t.Parallel()
+	inFamily(t)
 	for name, deploy := range map[string]func(*testing.T, []string, string) deployment{
 		"one process": oneProcess,
 		// Its NATS is a process of its own too: the fleet in ours must not be what it waits for.
