@@ -82,18 +82,16 @@ func (c *Conn) NewestLetters(ctx context.Context, filter LetterFilter, n int) (l
 	if err != nil {
 		return nil, false, err
 	}
-	replays := map[uint64][]*picketv1.DeadLetterReplay{}
 	// From the end in growing strides: a flood of letters is not read for its last page.
 	for to, stride := cmp.Or(filter.To, box.last), uint64(2*n); to >= first && to > 0; stride *= 2 {
 		from := max(first, 1)
 		if to > stride {
 			from = max(from, to-stride+1)
 		}
-		marks, err := box.replays(ctx, replayedFilter(filter), from)
+		replays, err := box.replays(ctx, replayedFilter(filter), from)
 		if err != nil {
 			return nil, false, err
 		}
-		replays = marks
 		var part []*Letter
 		err = box.walk(ctx, filter, from, to, replays, func(l *Letter) error { part = append(part, l); return nil })
 		if err != nil {

@@ -53,7 +53,7 @@ func TestDecode(t *testing.T) {
 	want := store.Result{
 		Location: "local", ScheduledAt: noon, Status: picketv1.Status_STATUS_CRITICAL, Latency: 1500 * time.Microsecond,
 		HTTPStatus: 503, Reason: "http_503", Message: "503 Service Unavailable", StartedAt: noon.Add(2 * time.Millisecond),
-		Instance: "host-1", Revision: 3, CertificateNotAfter: noon.Add(time.Hour), ConnectionReused: true, StreamEpoch: 5, StreamSeq: 7,
+		Instance: "host-1", Revision: 3, CertificateNotAfter: noon.Add(time.Hour), ConnectionReused: true, StreamEpoch: 5, StreamSeq: 7, Received: noon.Add(time.Second),
 		Org: "default", Server: "checkout", Check: "health", Kind: "http",
 		Details: []byte(`{"components":[{"name":"database","status":"critical"}],"counters":{"broken":null,"rows":2}}`),
 		Samples: []store.Sample{{

@@ -55,7 +55,7 @@ func measureLatency(ctx context.Context, b *bench) ([]row, error) {
 		return nil, err
 	}
 	for _, service := range []string{"catalog", "writer", "alerter"} {
-		if _, err := s.add(ctx, service, service, "PICKET_CONFIG="+config); err != nil {
+		if err := s.add(ctx, service, service, "PICKET_CONFIG="+config); err != nil {
 			return nil, err
 		}
 	}

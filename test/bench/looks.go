@@ -150,7 +150,10 @@ func publishing(ctx context.Context, s spec, checks int, message func(i, round i
 		drain, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		return publisher.Drain(drain)
-	}, func() { stop(); <-ended }, conn.Close), nil
+	}, func() {
+		stop()
+		<-ended //nolint:errcheck // it ended by that
+	}, conn.Close), nil
 }
 
 // runPublish publishes one result for each probe there would be, and does nothing else.

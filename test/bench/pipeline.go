@@ -87,7 +87,7 @@ func (b *bench) picketUp(ctx context.Context, name string, fleet *fleet, interva
 		if err != nil {
 			return nil, err
 		}
-		_, err = up.said(ctx, apiLine, time.Minute)
+		err = up.said(ctx, apiLine, time.Minute)
 		return []*program{up}, err
 	})
 }
@@ -190,7 +190,7 @@ scrape_configs:
 		if err != nil {
 			return []*program{blackbox}, err
 		}
-		_, err = scraper.said(ctx, prometheusLine, time.Minute)
+		err = scraper.said(ctx, prometheusLine, time.Minute)
 		return []*program{blackbox, scraper}, err
 	}
 }

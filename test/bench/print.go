@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,15 +30,15 @@ func (r report) print(out io.Writer, o options) error {
 
 var columns = []string{"what", "limit, same run", "Picket", "ratio", "goal", "reached"}
 
-func (l row) cells() []string {
+func (r row) cells() []string {
 	ratio, reached := "", "–"
-	if l.Ratio > 0 {
-		ratio = strconv.FormatFloat(l.Ratio, 'f', 2, 64)
+	if r.Ratio > 0 {
+		ratio = strconv.FormatFloat(r.Ratio, 'f', 2, 64)
 	}
-	if l.Reached != nil {
-		reached = map[bool]string{true: "yes", false: "NO"}[*l.Reached]
+	if r.Reached != nil {
+		reached = map[bool]string{true: "yes", false: "NO"}[*r.Reached]
 	}
-	return []string{l.What, l.Limit, l.Picket, ratio, l.Goal, reached}
+	return []string{r.What, r.Limit, r.Picket, ratio, r.Goal, reached}
 }
 
 func (r report) markdown(b *strings.Builder) {
@@ -91,7 +92,7 @@ func (r report) remarks(b *strings.Builder, heading, line string) {
 	for _, name := range r.order {
 		notes := r.Notes[name]
 		if why, failed := r.Failed[name]; failed {
-			notes = append(notes[:len(notes):len(notes)], "FAILED: "+why)
+			notes = append(slices.Clip(notes), "FAILED: "+why)
 		}
 		if len(notes) == 0 {
 			continue

@@ -23,7 +23,7 @@ type stat struct {
 }
 
 func statOf(pid int) (stat, error) {
-	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return stat{}, fmt.Errorf("read CPU time (this needs Linux): %w", err)
 	}
@@ -110,7 +110,7 @@ func treeMemory(pid int) (uint64, error) {
 	var sum uint64
 	for member := range all {
 		// One that has ended meanwhile has none.
-		sum += kilobytes(filepath.Join("/proc", strconv.Itoa(member), "smaps_rollup"), "Pss:") << 10
+		sum += kilobytes(fmt.Sprintf("/proc/%d/smaps_rollup", member), "Pss:") << 10
 	}
 	return sum, nil
 }

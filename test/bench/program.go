@@ -11,6 +11,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -83,20 +84,17 @@ func (p *program) read(out io.Reader) {
 	}
 }
 
-// said waits for a line that matches and returns its first group.
-func (p *program) said(ctx context.Context, pattern *regexp.Regexp, patience time.Duration) (found string, err error) {
-	err = until(ctx, p.name+" has said where it is", patience, func() (bool, error) {
+// said waits for a line that matches.
+func (p *program) said(ctx context.Context, pattern *regexp.Regexp, patience time.Duration) error {
+	err := until(ctx, p.name+" has said where it is", patience, func() (bool, error) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		for _, line := range p.lines {
-			if match := pattern.FindStringSubmatch(line); match != nil {
-				found = match[1]
-				return true, nil
-			}
+		if slices.ContainsFunc(p.lines, pattern.MatchString) {
+			return true, nil
 		}
 		return false, p.ended()
 	})
-	return found, p.explain(err)
+	return p.explain(err)
 }
 
 // explain adds to an error what the program has said last.
@@ -143,7 +141,7 @@ func freeAddress(ctx context.Context) (string, error) {
 // write puts a file into the run's directory and returns its path.
 func (b *bench) write(name, content string) (string, error) {
 	file := filepath.Join(b.dir, name)
-	if err := os.WriteFile(file, []byte(content), 0o644); err != nil { //nolint:gosec // targets on loopback are no secret
+	if err := os.WriteFile(file, []byte(content), 0o644); err != nil { // targets on loopback are no secret
 		return "", fmt.Errorf("write %s: %w", name, err)
 	}
 	return file, nil

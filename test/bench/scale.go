@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -31,12 +32,12 @@ func measureScale(ctx context.Context, b *bench) ([]row, error) {
 	}
 	defer s.stop()
 	for _, service := range []string{"catalog", "writer", "alerter"} {
-		if _, err := s.add(ctx, service, service, "PICKET_CONFIG="+config); err != nil {
+		if err := s.add(ctx, service, service, "PICKET_CONFIG="+config); err != nil {
 			return nil, err
 		}
 	}
 	for i := range b.Probers {
-		if _, err := s.add(ctx, "prober", fmt.Sprintf("prober-%d", i+1)); err != nil {
+		if err := s.add(ctx, "prober", fmt.Sprintf("prober-%d", i+1)); err != nil {
 			return nil, err
 		}
 	}
@@ -91,7 +92,7 @@ func measureScale(ctx context.Context, b *bench) ([]row, error) {
 		}.reached(coverage.Due > 0 && coverage.Seen == coverage.Due && coverage.Unexplained == 0),
 		{
 			What:   fmt.Sprintf("cores that Picket uses for it, targets apart (%.0f probes/s)", rate),
-			Limit:  fmt.Sprintf("%d", b.machine.Cores),
+			Limit:  strconv.Itoa(b.machine.Cores),
 			Picket: fmt.Sprintf("%.2f", cores), Ratio: cores / float64(b.machine.Cores),
 		},
 	}, nil

@@ -138,7 +138,7 @@ func (b *bench) window(ctx context.Context, f *fleet, length time.Duration) (bef
 	if before, err = f.seen(); err != nil {
 		return before, after, err
 	}
-	if err = wait(ctx, length); err != nil {
+	if err := wait(ctx, length); err != nil {
 		return before, after, err
 	}
 	after, err = f.seen()
@@ -154,7 +154,7 @@ func (b *bench) startNATS(ctx context.Context, name string) (url string, server 
 // startPostgres starts a PostgreSQL server with a directory of its own.
 func (b *bench) startPostgres(ctx context.Context, name string, settings map[string]string) (at database, server *child, err error) {
 	dir := filepath.Join(b.dir, name+"-postgres")
-	if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // PostgreSQL's own user has to enter
+	if err := os.Mkdir(dir, 0o755); err != nil { // PostgreSQL's own user has to enter
 		return at, nil, fmt.Errorf("make a directory: %w", err)
 	}
 	server, err = b.start(ctx, spec{Role: "postgres", Dir: dir, Settings: settings}, &at)

@@ -45,19 +45,18 @@ func (b *bench) startStack(ctx context.Context, name string, postgres map[string
 var adminLine = regexp.MustCompile(`"admin":"([^"]+)"`)
 
 // add starts a service and waits until it has said where it is.
-func (s *stack) add(ctx context.Context, service, instance string, settings ...string) (*program, error) {
+func (s *stack) add(ctx context.Context, service, instance string, settings ...string) error {
 	file, err := s.bench.build(ctx, "services/"+service+"/cmd/"+service)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	environment := append(append([]string{"PICKET_INSTANCE=" + instance}, s.settings...), settings...)
 	p, err := s.bench.launch(ctx, instance, file, nil, environment)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	s.programs = append(s.programs, p)
-	_, err = p.said(ctx, adminLine, time.Minute)
-	return p, err
+	return p.said(ctx, adminLine, time.Minute)
 }
 
 // ended is an error when any service has ended.

@@ -419,10 +419,7 @@ func (b *broken) oneAlertEach(t *testing.T) {
 			WHERE fingerprint = 'system-health:' || $1 AND opened_at IS NOT NULL`, name)[0]
 		want := int64(b.failures[name])
 		if b.fleet.Behaviour(i) == fleetsim.Degraded {
-			want = opened // it depends on the rules whether that is one; it is one at most
-			if opened > 1 {
-				want = 1
-			}
+			want = min(opened, 1) // it depends on the rules whether that is one; it is one at most
 		}
 		if opened != want {
 			t.Errorf("%s: %d alerts of %d incidents", name, opened, want)

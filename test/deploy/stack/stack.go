@@ -189,11 +189,12 @@ func (s *Stack) copyConfig() {
 	if err := os.Mkdir(s.opts.Config, 0o755); err != nil {
 		s.t.Fatal(err)
 	}
-	err := filepath.WalkDir(source, func(path string, entry fs.DirEntry, err error) error {
+	files := os.DirFS(source)
+	err := fs.WalkDir(files, ".", func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
 		}
-		content, err := os.ReadFile(path)
+		content, err := fs.ReadFile(files, path)
 		if err != nil {
 			return err
 		}
