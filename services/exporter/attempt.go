@@ -48,7 +48,8 @@ func (s *Service) handle(ctx context.Context, item *bus.Msg) error {
 	if err != nil {
 		return s.giveUp(ctx, item, bus.ReasonContract, err)
 	}
-	claim, err := s.store.ClaimExport(ctx, id, s.kit.Instance, s.config.Lease, s.config.MaxTries)
+	// To its end also in a stop: a claim of unknown outcome could not be given back.
+	claim, err := s.store.ClaimExport(context.WithoutCancel(ctx), id, s.kit.Instance, s.config.Lease, s.config.MaxTries)
 	if busy, ok := errors.AsType[*store.ExportBusyError](err); ok {
 		return &bus.LaterError{After: busy.For + 100*time.Millisecond, Cause: err}
 	}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/compose-spec/compose-go/v2/types"
@@ -138,15 +139,28 @@ func (s *Stack) place() {
 }
 
 // FreeAddress is an address of loopback that nobody listens on, outside of the ports from which systems choose for what
-// connects out: it stays free while the program that has it is started anew.
+// connects out: it stays free while the program that has it is started anew. Nobody else is given it before the test ends,
+// tests of other processes included: each port has a file that is locked.
 func FreeAddress(t testing.TB) string {
 	t.Helper()
-	for range 100 {
-		address := "127.0.0.1:" + strconv.Itoa(10_000+rand.IntN(20_000)) //nolint:gosec // which port does not matter
-		if listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", address); err == nil {
-			listener.Close()
-			return address
+	locks := filepath.Join(os.TempDir(), "pkt-ports")
+	if err := os.MkdirAll(locks, 0o777); err != nil { //nolint:gosec // whoever tests here shares them
+		t.Fatal(err)
+	}
+	for range 1000 {
+		port := strconv.Itoa(10_000 + rand.IntN(20_000))                                   //nolint:gosec // which port does not matter
+		lock, err := os.OpenFile(filepath.Join(locks, port), os.O_CREATE|os.O_RDWR, 0o666) //nolint:gosec // shared, too
+		if err != nil {
+			continue // another user's
 		}
+		if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == nil {
+			if listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:"+port); err == nil {
+				listener.Close()
+				t.Cleanup(func() { lock.Close() })
+				return "127.0.0.1:" + port
+			}
+		}
+		lock.Close()
 	}
 	t.Fatal("no free port")
 	return ""
