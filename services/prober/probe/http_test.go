@@ -170,6 +170,7 @@ func TestHTTPFailures(t *testing.T) {
 	// hold answers and then keeps the connection open until the peer closes it.
 	hold := func(answer string) func(peer) {
 		return func(c peer) {
+			c.hear()
 			c.say(answer)
 			c.linger()
 		}

@@ -144,12 +144,12 @@ func (s *Stack) place() {
 func FreeAddress(t testing.TB) string {
 	t.Helper()
 	locks := filepath.Join(os.TempDir(), "pkt-ports")
-	if err := os.MkdirAll(locks, 0o777); err != nil { //nolint:gosec // whoever tests here shares them
+	if err := os.MkdirAll(locks, 0o777); err != nil {
 		t.Fatal(err)
 	}
 	for range 1000 {
 		port := strconv.Itoa(10_000 + rand.IntN(20_000))                                   //nolint:gosec // which port does not matter
-		lock, err := os.OpenFile(filepath.Join(locks, port), os.O_CREATE|os.O_RDWR, 0o666) //nolint:gosec // shared, too
+		lock, err := os.OpenFile(filepath.Join(locks, port), os.O_CREATE|os.O_RDWR, 0o666)
 		if err != nil {
 			continue // another user's
 		}
