@@ -148,7 +148,7 @@ func FreeAddress(t testing.TB) string {
 		t.Fatal(err)
 	}
 	for range 1000 {
-		port := strconv.Itoa(10_000 + rand.IntN(20_000))                                   //nolint:gosec // which port does not matter
+		port := strconv.Itoa(10_000 + rand.IntN(20_000)) //nolint:gosec // which port does not matter
 		lock, err := os.OpenFile(filepath.Join(locks, port), os.O_CREATE|os.O_RDWR, 0o666)
 		if err != nil {
 			continue // another user's
