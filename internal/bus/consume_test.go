@@ -189,10 +189,12 @@ func TestConsumeSurvivesTheServer(t *testing.T) {
 	})
 	server.nats.Stop()
 	server.start()
-	if err := conn.WaitConnected(testContext(t)); err != nil {
+	// On a connection of its own: the other may not have noticed yet that it is gone.
+	again := connect(t, "nats://"+server.addr)
+	if err := again.WaitConnected(testContext(t)); err != nil {
 		t.Fatal(err)
 	}
-	publishMany(t, conn, 500, 500)
+	publishMany(t, again, 500, 500)
 	await(t, "consuming over a restart", c.done)
 }
 

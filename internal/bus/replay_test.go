@@ -13,16 +13,19 @@ func TestReplay(t *testing.T) {
 	t.Parallel()
 	conn := connected(t)
 	ctx := testContext(t)
-	var last uint64
-	for i := range 1300 {
-		m := probeMessage(fmt.Sprint("a", i), int64(i))
+	messages := make([]bus.Message, 1300)
+	for i := range messages {
+		messages[i] = probeMessage(fmt.Sprint("a", i), int64(i))
 		if i%10 == 0 {
-			m.Subject = bus.ProbeSubject("other", picketv1.Status_STATUS_HEALTHY, "local", "checkout", "health")
+			messages[i].Subject = bus.ProbeSubject("other", picketv1.Status_STATUS_HEALTHY, "local", "checkout", "health")
 		}
-		var err error
-		if last, err = conn.Publish(ctx, m); err != nil {
-			t.Fatal(err)
-		}
+	}
+	if err := conn.PublishAll(ctx, messages[:len(messages)-1]); err != nil {
+		t.Fatal(err)
+	}
+	last, err := conn.Publish(ctx, messages[len(messages)-1])
+	if err != nil {
+		t.Fatal(err)
 	}
 	read := func(from, to uint64, handle func(*bus.Msg) error) error {
 		return conn.Replay(ctx, bus.ReplayOptions{

@@ -27,8 +27,6 @@ const (
 	pingMisses = 2
 	// keepEvery is how often what the service keeps beside requests is written and pruned.
 	keepEvery = 30 * time.Second
-	// bootstrapRetry is the pause before the first admin's token is tried again.
-	bootstrapRetry = time.Second
 )
 
 // Deps is what the service works with. It closes none of it.
@@ -135,7 +133,10 @@ func (s *Service) lookAtDatabase(ctx context.Context) error {
 	err := s.store.Ping(ctx)
 	if err == nil && !s.gate.migrated.Load() {
 		if err = s.store.CheckSchema(ctx); err == nil {
-			s.gate.migrated.Store(true)
+			// Before anybody is let in, or who comes first with the first token is told that there is no such token.
+			if err = s.bootstrap(ctx); err == nil {
+				s.gate.migrated.Store(true)
+			}
 		}
 	}
 	s.misses++
@@ -161,7 +162,7 @@ func (s *Service) bounded(ctx context.Context) (context.Context, context.CancelF
 
 // work is what the service does beside requests.
 func (s *Service) work(ctx context.Context) {
-	if s.store.WaitForSchema(ctx) != nil || !s.bootstrap(ctx) {
+	if s.store.WaitForSchema(ctx) != nil {
 		return
 	}
 	s.reseal(ctx)
@@ -174,28 +175,21 @@ func (s *Service) work(ctx context.Context) {
 	s.keep(last)
 }
 
-// bootstrap makes the first admin's token, trying until the database lets it; false when ctx ends first.
-func (s *Service) bootstrap(ctx context.Context) bool {
+// bootstrap makes the first admin's token.
+func (s *Service) bootstrap(ctx context.Context) error {
 	if s.config.AdminToken == "" {
-		return true
+		return nil
 	}
 	secret, err := store.ParseTokenSecret(s.config.AdminToken)
 	if err != nil {
-		return true // Validate has refused it
+		return nil //nolint:nilerr // Validate has refused it
 	}
-	for ctx.Err() == nil {
-		err := s.store.BootstrapToken(ctx, catalog.DefaultOrg, secret)
-		switch {
-		case err == nil:
-			return true
-		case errors.Is(err, store.ErrEnded), errors.Is(err, store.ErrExists):
-			s.log.WarnContext(ctx, "PICKET_ADMIN_TOKEN is not valid any more", "err", err)
-			return true
-		}
-		s.log.WarnContext(ctx, "first token not stored, trying again", "err", err)
-		sleep(ctx, bootstrapRetry)
+	err = s.store.BootstrapToken(ctx, catalog.DefaultOrg, secret)
+	if errors.Is(err, store.ErrEnded) || errors.Is(err, store.ErrExists) {
+		s.log.WarnContext(ctx, "PICKET_ADMIN_TOKEN is not valid any more", "err", err)
+		return nil
 	}
-	return false
+	return err
 }
 
 // keep writes when tokens were used and throws away what has run out.
