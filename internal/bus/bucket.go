@@ -136,6 +136,16 @@ func (b *Bucket) Delete(ctx context.Context, key string) error {
 	return nil
 }
 
+// State is that of the stream that the bucket lives in: as long as Epoch, LastSeq and Messages are the same, so is all that
+// the bucket holds.
+func (b *Bucket) State(ctx context.Context) (StreamInfo, error) {
+	stream, err := b.conn.js.Stream(ctx, "KV_"+b.name)
+	if err != nil {
+		return StreamInfo{}, fmt.Errorf("ask for the state of bucket %s: %w", b.name, err)
+	}
+	return streamInfo(stream.CachedInfo()), nil
+}
+
 // Entry is what a bucket holds under a key, or that it holds nothing any more.
 type Entry struct {
 	Key      string

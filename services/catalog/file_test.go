@@ -43,7 +43,7 @@ func TestABrokenEditChangesNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.write(yaml("a", "b"))
-	r := w.start("one")
+	r := w.start("one", comparing)
 	w.expect(map[string]int64{"a": 1, "b": 1})
 
 	w.write("servers:\n  - name: a\n    url: http://a/\n    intervall: 5s\n")
@@ -123,7 +123,7 @@ func TestReadingTheSameFileAgainChangesNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.write(yaml("a"))
-	r := w.start("one")
+	r := w.start("one", comparing)
 	w.expect(map[string]int64{"a": 1})
 	r.reload <- syscall.SIGHUP
 	r.reload <- syscall.SIGHUP // taken once the first is done

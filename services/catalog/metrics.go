@@ -17,6 +17,7 @@ type metrics struct {
 	applied   *prometheus.CounterVec
 	published *prometheus.CounterVec
 	took      prometheus.Histogram
+	spared    prometheus.Counter
 	// owned is the number of checks for the heartbeat.
 	owned atomic.Int64
 }
@@ -45,13 +46,16 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 			Name: "fleet_catalog_reconcile_seconds", Help: "Time of one comparison with everything that follows from it.",
 			Buckets: prometheus.ExponentialBuckets(0.005, 4, 8),
 		}),
+		spared: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "fleet_catalog_reconcile_spared_total", Help: "Comparisons that were due and not made, since nothing differed from the last one.",
+		}),
 	}
 	for _, source := range []catalog.Source{catalog.SourceEnv, catalog.SourceFile, catalog.SourceAPI, catalog.SourceSelf} {
 		m.targets.WithLabelValues(string(source))
 		m.refused.WithLabelValues(string(source))
 	}
 	for _, collector := range []prometheus.Collector{
-		m.targets, m.checks, m.leader, m.refused, m.applied, m.published, m.took,
+		m.targets, m.checks, m.leader, m.refused, m.applied, m.published, m.took, m.spared,
 	} {
 		if err := registry.Register(collector); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)

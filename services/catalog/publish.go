@@ -95,32 +95,47 @@ func (s *Service) bucketEntries(ctx context.Context, bucket *bus.Bucket) (map[st
 	return fresh, nil
 }
 
-// publish brings the stream and the bucket in line with the catalog.
-func (s *Service) publish(ctx context.Context, lease store.Lease, loaded *store.Catalog, at time.Time) error {
+// publication is what the stream and the bucket are when something is held against them.
+type publication struct {
+	events store.StreamExtent
+	bucket bus.StreamInfo
+}
+
+// published asks for both; the bucket is asked for each time, since it may have been deleted, and is made anew then.
+func (s *Service) published(ctx context.Context) (publication, *bus.Bucket, error) {
 	info, err := s.conn.StreamInfo(ctx, bus.StreamEvents)
 	if err != nil {
-		return err
+		return publication{}, nil, err
 	}
-	before := store.StreamExtent{Epoch: info.Epoch(), FirstSeq: info.FirstSeq, LastSeq: info.LastSeq}
-	published, err := s.store.Publications(ctx, before, s.republishAfter)
-	if err != nil {
-		return err
-	}
-	// Asked for each time: it may have been deleted, and is made anew then.
+	before := publication{events: store.StreamExtent{Epoch: info.Epoch(), FirstSeq: info.FirstSeq, LastSeq: info.LastSeq}}
 	bucket, err := s.conn.CatalogBucket(ctx)
 	if err != nil {
-		return err
+		return publication{}, nil, err
+	}
+	before.bucket, err = bucket.State(ctx)
+	return before, bucket, err
+}
+
+// publish brings the stream and the bucket in line with the catalog, and returns what they were before.
+func (s *Service) publish(ctx context.Context, lease store.Lease, loaded *store.Catalog, at time.Time) (publication, error) {
+	before, bucket, err := s.published(ctx)
+	if err != nil {
+		return before, err
+	}
+	published, err := s.store.Publications(ctx, before.events, s.republishAfter)
+	if err != nil {
+		return before, err
 	}
 	entries, err := s.bucketEntries(ctx, bucket)
 	if err != nil {
-		return err
+		return before, err
 	}
 
 	wanted := make(map[string]bool, len(entries))
 	for part := range slices.Chunk(loaded.Servers, publishServers) {
 		now := loaded.Now.Add(time.Since(at))
-		if err := s.publishEvents(ctx, part, published, before, now); err != nil {
-			return err
+		if err := s.publishEvents(ctx, part, published, before.events, now); err != nil {
+			return before, err
 		}
 		puts := map[string]proto.Message{}
 		for i := range part {
@@ -136,10 +151,10 @@ func (s *Service) publish(ctx context.Context, lease store.Lease, loaded *store.
 			}
 		}
 		if err := s.put(ctx, lease, bucket, puts, entries); err != nil {
-			return err
+			return before, err
 		}
 	}
-	return s.deleteOthers(ctx, lease, bucket, wanted, entries)
+	return before, s.deleteOthers(ctx, lease, bucket, wanted, entries)
 }
 
 // publishEvents sends the changes that the stream has not got, and notes that it has them now.
@@ -171,11 +186,12 @@ func (s *Service) publishEvents(
 		return err
 	}
 	s.metrics.published.WithLabelValues("event").Add(float64(len(events)))
+	s.changes++
 	return s.store.MarkPublished(ctx, before, sent)
 }
 
 // hold makes sure that the lease was not lost while this process did not run: what it has loaded would be of the past, and
-// the bucket knows no leases. What slips through between the asking and the writing is put right by the next full diff.
+// the bucket knows no leases. What slips through between the asking and the writing is put right by the next comparison of everything.
 func (s *Service) hold(ctx context.Context, lease store.Lease) error {
 	held, err := s.store.AcquireLease(ctx, lease.Name, lease.Owner, s.leaseTTL)
 	if err == nil && held.Epoch != lease.Epoch {
@@ -200,6 +216,7 @@ func (s *Service) put(
 		entries[key] = mirrored{check: form.(*picketv1.ScheduledCheck).GetCheck().GetRevision()}
 	}
 	s.metrics.published.WithLabelValues("put").Add(float64(len(puts)))
+	s.changes++
 	return nil
 }
 
@@ -231,5 +248,6 @@ func (s *Service) deleteOthers(
 		delete(entries, key)
 	}
 	s.metrics.published.WithLabelValues("delete").Add(float64(len(gone)))
+	s.changes++
 	return nil
 }

@@ -14,20 +14,21 @@ import (
 const applyRounds = 4
 
 // reconcile brings the database in line with the sources, and the stream and the bucket in line with the database. It
-// returns after how long something runs out that nobody will tell of; 0: nothing does.
-func (s *Service) reconcile(ctx context.Context, lease store.Lease) (next time.Duration, err error) {
+// returns after how long something runs out that nobody will tell of (0: nothing does), and what the stream and the bucket
+// were before.
+func (s *Service) reconcile(ctx context.Context, lease store.Lease) (next time.Duration, before publication, err error) {
 	started := time.Now()
 	defer func() { s.metrics.took.Observe(time.Since(started).Seconds()) }()
 	loaded, err := s.applySources(ctx, lease)
 	if err != nil {
-		return 0, err
+		return 0, before, err
 	}
 	at := time.Now()
 	s.count(loaded)
-	if err := s.publish(ctx, lease, loaded, at); err != nil {
-		return 0, err
+	if before, err = s.publish(ctx, lease, loaded, at); err != nil {
+		return 0, before, err
 	}
-	return s.nextExpiry(loaded, at), nil
+	return s.nextExpiry(loaded, at), before, nil
 }
 
 // applySources carries out what every source declares and returns the catalog as it is then.
@@ -77,6 +78,7 @@ func (s *Service) applyRound(ctx context.Context, lease store.Lease, loaded *sto
 			return false, err
 		}
 		changed = true
+		s.changes++
 		s.log.InfoContext(ctx, "catalog changed", "source", string(d.source),
 			"added", done.Added, "changed", done.Changed, "removed", done.Removed)
 		for change, n := range map[catalog.Change]int{

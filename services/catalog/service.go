@@ -1,7 +1,6 @@
 package catalog
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -31,7 +30,9 @@ type timings struct {
 	leaseTTL time.Duration
 	// leaseRenew is how often the holder renews and the others ask.
 	leaseRenew time.Duration
-	// fullEvery is how often everything is compared with everything, whether or not somebody said something.
+	// compareEvery is how often it is asked whether anything differs, whether or not somebody said something.
+	compareEvery time.Duration
+	// fullEvery is how often everything is compared with everything although nothing seems to differ.
 	fullEvery time.Duration
 	// republishAfter is how long an event that the stream threw away counts as there.
 	republishAfter time.Duration
@@ -41,8 +42,8 @@ type timings struct {
 
 func defaultTimings() timings {
 	return timings{
-		leaseTTL: 10 * time.Second, leaseRenew: 2 * time.Second, fullEvery: 30 * time.Second,
-		republishAfter: 5 * time.Minute, filePoll: 2 * time.Second,
+		leaseTTL: 10 * time.Second, leaseRenew: 2 * time.Second,
+		compareEvery: 30 * time.Second, fullEvery: 10 * time.Minute, republishAfter: 5 * time.Minute, filePoll: 2 * time.Second,
 	}
 }
 
@@ -75,6 +76,10 @@ type Service struct {
 	wake chan struct{}
 	// mirror is what the bucket held when it was last listed, with our changes since.
 	mirror mirror
+	// settled is the last comparison, when it was of everything and found nothing to do; changes counts what was written
+	// since the start. Both are the leader's.
+	settled settlement
+	changes int
 	// complaint is the error that was logged last and still holds.
 	complaint string
 	timings
@@ -263,36 +268,51 @@ func (s *Service) renew(ctx context.Context) {
 // work compares until ctx ends: at once, whenever somebody says that something changed, when something runs out, and
 // with everything that is there from time to time.
 func (s *Service) work(ctx context.Context, lease store.Lease) {
-	full := time.NewTicker(s.fullEvery)
-	defer full.Stop()
-	wait := retryMin
+	again := time.NewTicker(s.compareEvery)
+	defer again.Stop()
+	wait, everything := retryMin, true
 	for ctx.Err() == nil {
-		next, err := s.reconcile(ctx, lease)
+		next, err := s.compare(ctx, lease, everything)
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
 			s.kit.Health.Set("catalog", err)
 			s.complain("reconcile", err, wait)
-			s.mirror.forget()
-			next, wait = wait, min(2*wait, retryMax)
-		default:
-			s.kit.Health.Set("catalog", nil)
-			wait, s.complaint = retryMin, ""
+			if everything = true; !pause(ctx, wait) {
+				return
+			}
+			wait = min(2*wait, retryMax)
+			continue
 		}
-		timer := time.NewTimer(cmp.Or(next, s.fullEvery))
+		s.kit.Health.Set("catalog", nil)
+		wait, s.complaint = retryMin, ""
+		everything = s.idle(ctx, next, again.C)
+	}
+}
+
+// idle returns when there is something to compare, everything or only what may have changed: when somebody said so, when
+// something runs out after next (0: never), or when again finds that something differs.
+func (s *Service) idle(ctx context.Context, next time.Duration, again <-chan time.Time) (everything bool) {
+	var expiry <-chan time.Time
+	if next > 0 {
+		timer := time.NewTimer(next)
+		defer timer.Stop()
+		expiry = timer.C
+	}
+	for {
 		select {
 		case <-s.wake:
-			if err != nil {
-				// What is broken is not asked more often because somebody knocks.
-				pause(ctx, next)
+			return false
+		case <-expiry:
+			return false
+		case <-again:
+			if !s.unchanged(ctx) {
+				return true
 			}
-		case <-timer.C:
-		case <-full.C:
-			s.mirror.forget()
 		case <-ctx.Done():
+			return false
 		}
-		timer.Stop()
 	}
 }
 

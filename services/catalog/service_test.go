@@ -120,7 +120,7 @@ func TestEntriesGoWhenTheirScheduleHasEnded(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.write(yaml("a", "b"))
-	w.start("one", func(_ *Config, _ *Deps, t *timings) { t.fullEvery = time.Hour })
+	w.start("one", func(_ *Config, _ *Deps, t *timings) { t.compareEvery = time.Hour })
 	w.expect(map[string]int64{"a": 1, "b": 1})
 	w.write(yaml("a"))
 	w.expectEvents(event{"added", "a", 1}, event{"added", "b", 1}, event{"removed", "b", 2})
@@ -338,13 +338,13 @@ func TestWokenInMidWork(t *testing.T) {
 	}
 	first.stop()
 	w.write(yaml("a", "b"))
-	w.start("next", func(_ *Config, _ *Deps, v *timings) { v.fullEvery = time.Hour })
+	w.start("next", func(_ *Config, _ *Deps, v *timings) { v.compareEvery = time.Hour })
 	w.expect(map[string]int64{"a": 1, "b": 1})
 
 	// As it was before it was stopped: with the first lease that there was.
 	lease := store.Lease{Name: leaseName, Owner: first.owner, Epoch: 1}
 	first.mirror.forget()
-	if err := first.publish(t.Context(), lease, loaded, time.Now()); !errors.Is(err, store.ErrLeaseLost) {
+	if _, err := first.publish(t.Context(), lease, loaded, time.Now()); !errors.Is(err, store.ErrLeaseLost) {
 		t.Errorf("published what was of the past: %v", err)
 	}
 	w.expect(map[string]int64{"a": 1, "b": 1})

@@ -105,6 +105,9 @@ func environ(variables ...string) option {
 	return func(_ *Config, d *Deps, _ *timings) { d.Environ = variables }
 }
 
+// comparing has everything compared time and again, though nothing differs.
+func comparing(_ *Config, _ *Deps, t *timings) { t.fullEvery = 0 }
+
 // start runs a replica on the world's file; the environment is empty unless an option says otherwise.
 func (w *world) start(name string, options ...option) *replica {
 	w.t.Helper()
@@ -119,8 +122,8 @@ func (w *world) start(name string, options ...option) *replica {
 		Conn: w.connect(name), Environ: []string{}, Reload: r.reload,
 	}
 	timings := timings{
-		leaseTTL: 2 * time.Second, leaseRenew: 200 * time.Millisecond, fullEvery: time.Second,
-		republishAfter: time.Millisecond, filePoll: 100 * time.Millisecond,
+		leaseTTL: 2 * time.Second, leaseRenew: 200 * time.Millisecond,
+		compareEvery: time.Second, fullEvery: time.Hour, republishAfter: time.Millisecond, filePoll: 100 * time.Millisecond,
 	}
 	for _, o := range options {
 		o(&config, &deps, &timings)
