@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -32,49 +30,38 @@ type AlertPlace struct {
 	ID        uuid.UUID
 }
 
-// filter is the condition that picks the alerts, and its arguments. Only what is asked for is in it, as for servers.
-func (q *AlertQuery) filter() (sql string, args []any) {
-	sql = ` WHERE org = $1`
-	args = []any{q.Org}
-	add := func(condition string, values ...any) {
-		for _, value := range values {
-			args = append(args, value)
-			condition = strings.Replace(condition, "$?", "$"+strconv.Itoa(len(args)), 1)
-		}
-		sql += ` AND ` + condition
-	}
+// filter is what picks the alerts.
+func (q *AlertQuery) filter() *conditions {
+	c := where(`org = $?`, q.Org)
 	if len(q.States) > 0 {
-		add(`state = ANY ($?)`, q.States)
+		c.and(`state = ANY ($?)`, q.States)
 		if !slices.Contains(q.States, "closed") {
-			add(`state <> 'closed'`) // those that are not over have an index of their own
+			c.and(`state <> 'closed'`) // those that are not over have an index of their own
 		}
 	}
-	for _, equal := range []struct{ column, value string }{{"severity", q.Severity}, {"server", q.Server}, {"kind", q.Kind}} {
-		if equal.value != "" {
-			add(equal.column+` = $?`, equal.value)
-		}
-	}
+	c.equal(`severity`, q.Severity)
+	c.equal(`server`, q.Server)
+	c.equal(`kind`, q.Kind)
 	if !q.From.IsZero() {
-		add(`pending_at >= $?`, q.From)
+		c.and(`pending_at >= $?`, q.From)
 	}
 	if !q.To.IsZero() {
-		add(`pending_at < $?`, q.To)
+		c.and(`pending_at < $?`, q.To)
 	}
 	if b := q.Before; b != nil {
 		// The cursor counts down in time and up in id, as the index does.
-		add(`pending_at <= $? AND (pending_at < $? OR id > $?)`, b.PendingAt, b.PendingAt, b.ID)
+		c.and(`pending_at <= $? AND (pending_at < $? OR id > $?)`, b.PendingAt, b.PendingAt, b.ID)
 	}
-	return sql, args
+	return c
 }
 
 // Alerts returns alerts, the newest first.
 func (s *Store) Alerts(ctx context.Context, q AlertQuery) ([]Alert, error) {
 	ctx, cancel := context.WithTimeout(ctx, TxTimeout)
 	defer cancel()
-	where, args := q.filter()
-	args = append(args, q.Limit)
-	rows, err := s.pool.Query(ctx, `SELECT `+alertColumns+` FROM system_alerts`+where+
-		` ORDER BY pending_at DESC, id LIMIT $`+strconv.Itoa(len(args)), args...)
+	page := q.filter()
+	page.then(`ORDER BY pending_at DESC, id LIMIT $?`, q.Limit)
+	rows, err := s.pool.Query(ctx, `SELECT `+alertColumns+` FROM system_alerts`+page.sql, page.args...)
 	if err != nil {
 		return nil, fmt.Errorf("list alerts: %w", err)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -71,44 +70,33 @@ type ServerQuery struct {
 	Offset, Limit int
 }
 
-// filter is the condition that picks the servers, and its arguments. Only what is asked for is in it: the plan of a
-// statement that leaves it open whether there is a condition can use no index for it.
-func (q *ServerQuery) filter() (sql string, args []any) {
-	sql = ` WHERE s.org = $1 AND s.removed_at IS NULL`
-	args = []any{q.Org}
-	add := func(condition string, value any) {
-		args = append(args, value)
-		sql += ` AND ` + strings.ReplaceAll(condition, "$?", "$"+strconv.Itoa(len(args)))
-	}
-	for _, equal := range []struct{ column, value string }{
-		{"lifecycle", q.Lifecycle},
-		{"health_status", q.HealthStatus},
-		{"region", q.Region},
-		{"environment", q.Environment},
-	} {
-		if equal.value != "" {
-			add(`s.`+equal.column+` = $?`, equal.value)
-		}
-	}
+// filter is what picks the servers.
+func (q *ServerQuery) filter() *conditions {
+	c := where(`s.org = $? AND s.removed_at IS NULL`, q.Org)
+	c.equal(`s.lifecycle`, q.Lifecycle)
+	c.equal(`s.health_status`, q.HealthStatus)
+	c.equal(`s.region`, q.Region)
+	c.equal(`s.environment`, q.Environment)
 	if len(q.Tags) > 0 {
-		add(`s.tags @> $?`, q.Tags)
+		c.and(`s.tags @> $?`, q.Tags)
 	}
 	if q.GroupID != "" {
-		add(`s.id IN (SELECT m.server_id FROM v_group_members m WHERE m.group_id = $?)`, q.GroupID)
+		c.and(`s.id IN (SELECT m.server_id FROM v_group_members m WHERE m.group_id = $?)`, q.GroupID)
 	}
 	if q.Text != "" {
 		text := "%" + strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(q.Text) + "%"
-		add(`(s.name ILIKE $? OR s.display_name ILIKE $? OR s.hostname ILIKE $? OR s.description ILIKE $?)`, text)
+		c.and(`(s.name ILIKE $? OR s.display_name ILIKE $? OR s.hostname ILIKE $? OR s.description ILIKE $?)`,
+			text, text, text, text)
 	}
-	return sql, args
+	return c
 }
 
 // CountServers returns how many servers a query picks, all pages together. It reads every one of them.
 func (s *Store) CountServers(ctx context.Context, q ServerQuery) (total int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, TxTimeout)
 	defer cancel()
-	where, args := q.filter()
-	if err := s.pool.QueryRow(ctx, `SELECT count(*) FROM managed_servers s`+where, args...).Scan(&total); err != nil {
+	picked := q.filter()
+	if err := s.pool.QueryRow(ctx, `SELECT count(*) FROM managed_servers s`+picked.sql, picked.args...).Scan(&total); err != nil {
 		return 0, fmt.Errorf("count servers: %w", err)
 	}
 	return total, nil
@@ -118,14 +106,12 @@ func (s *Store) CountServers(ctx context.Context, q ServerQuery) (total int, err
 func (s *Store) ListServers(ctx context.Context, q ServerQuery) ([]ServerRecord, error) {
 	ctx, cancel := context.WithTimeout(ctx, TxTimeout)
 	defer cancel()
-	where, args := q.filter()
+	page := q.filter()
 	if q.After != "" {
-		args = append(args, q.After)
-		where += ` AND s.name > $` + strconv.Itoa(len(args))
+		page.and(`s.name > $?`, q.After)
 	}
-	args = append(args, q.Limit, q.Offset)
-	where += fmt.Sprintf(` ORDER BY s.name LIMIT $%d OFFSET $%d`, len(args)-1, len(args))
-	rows, err := s.pool.Query(ctx, recordColumns+where, args...)
+	page.then(`ORDER BY s.name LIMIT $? OFFSET $?`, q.Limit, q.Offset)
+	rows, err := s.pool.Query(ctx, recordColumns+page.sql, page.args...)
 	if err != nil {
 		return nil, fmt.Errorf("list servers: %w", err)
 	}
