@@ -144,13 +144,15 @@ type Summary struct {
 
 // summarySQL decides about freshness now: a server is stale when none of its checks was looked at within three intervals
 // and a time-out; the writer needs up to 15 seconds to say so. Who was looked at within the shortest such time that any
-// check has needs no look at its checks.
+// check has needs no look at its checks, unless one of them is switched off: that look may have been its.
 const summarySQL = `
 WITH shortest AS MATERIALIZED (
     SELECT clock_timestamp() AS now, (min(3 * interval_ms + timeout_ms) + 15000) * interval '1 millisecond' AS span FROM checks WHERE enabled),
 servers AS (
     SELECT s.lifecycle, s.health_status, s.region, s.last_health_check_at,
-           coalesce(s.last_health_check_at > (SELECT now - span FROM shortest), false) OR s.lifecycle <> 'inactive' AND EXISTS (
+           coalesce(s.last_health_check_at > (SELECT now - span FROM shortest), false)
+               AND NOT EXISTS (SELECT FROM checks c WHERE c.server_id = s.id AND NOT c.enabled)
+           OR s.lifecycle <> 'inactive' AND EXISTS (
                SELECT FROM checks c JOIN check_states k ON k.check_id = c.id
                WHERE c.server_id = s.id AND c.enabled AND k.checked_at > (SELECT now FROM shortest)
                    - (3 * c.interval_ms + c.timeout_ms + 15000) * interval '1 millisecond') AS fresh

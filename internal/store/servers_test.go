@@ -97,13 +97,16 @@ func TestSummaryFreshness(t *testing.T) {
 	check("half", "disk", false, 10*time.Minute, 20*time.Minute)
 	check("off", "health", true, 5*time.Second, 10*time.Second)
 	exec(t, s, `UPDATE managed_servers SET lifecycle = 'inactive' WHERE name = 'off'`)
+	check("switched-off", "health", false, 5*time.Second, time.Second) // looked at a moment ago, and never again
+	check("mixed", "health", true, 5*time.Second, time.Minute)
+	check("mixed", "disk", false, 5*time.Second, time.Second)
 	exec(t, s, `INSERT INTO managed_servers (org, name, managed_by) VALUES ('default', 'new', 'api')`)
 	got, err := s.Summary(t.Context(), "default")
 	if err != nil {
 		t.Fatal(err)
 	}
 	// Fresh: fast, slow, both.
-	if got.Total != 8 || got.Inactive != 1 || got.Fresh != 3 || got.Stale != 3 || got.NeverChecked != 1 {
+	if got.Total != 10 || got.Inactive != 1 || got.Fresh != 3 || got.Stale != 5 || got.NeverChecked != 1 {
 		t.Errorf("%+v", got)
 	}
 }
