@@ -128,14 +128,15 @@ func (s *states) fold(batch []batchRow) []foldedState {
 	return folded
 }
 
-// mostAhead is how far a result may lie ahead of its stream time.
-const mostAhead = time.Minute
+// MostAhead is how far a tick may lie ahead of the stream time of its result. It is bus.MostEarly, which is the contract;
+// this room does not know that one, so the writer's tests hold the two together.
+const MostAhead = time.Minute
 
 // takenBack reports whether the row is of a time that the stream's clock has taken back: what came later was received
 // before it. Such a row would stand until then.
 func (r *stateRow) takenBack(by *Result) bool {
 	later := by.StreamEpoch > r.epoch || by.StreamEpoch == r.epoch && by.StreamSeq > r.seq
-	return later && !by.Received.IsZero() && r.scheduledAt.After(by.Received.Add(mostAhead))
+	return later && !by.Received.IsZero() && r.scheduledAt.After(by.Received.Add(MostAhead))
 }
 
 // take moves the row forward by one result, and reports whether the status became another one.

@@ -61,7 +61,7 @@ func upsertStates(ctx context.Context, tx pgx.Tx, rows []*stateRow) error {
 	}
 	var ahead *time.Time
 	if !newest.IsZero() {
-		ahead = new(newest.Add(mostAhead))
+		ahead = new(newest.Add(MostAhead))
 	}
 	_, err := tx.Exec(ctx, upsertStatesSQL, check, location, scheduledAt, since, checkedAt, seenAt, epoch, seq,
 		latency, status, httpStatus, missed, org, server, name, kind, reason, message, ahead)

@@ -190,3 +190,12 @@ func TestSamplesOfResults(t *testing.T) {
 		t.Errorf("samples %+v of a look that failed", got)
 	}
 }
+
+// TestContractOfStates: the database takes a state of the future for one that was taken back exactly when its result
+// would have been refused.
+func TestContractOfStates(t *testing.T) {
+	t.Parallel()
+	if store.MostAhead != bus.MostEarly {
+		t.Errorf("results may lie %s ahead, states %s", bus.MostEarly, store.MostAhead)
+	}
+}
