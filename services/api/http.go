@@ -76,7 +76,7 @@ func (s *Service) recovered(w *response, r *http.Request, state *request, fault 
 	s.log.ErrorContext(r.Context(), "request panicked", "err", fmt.Sprint(fault), "stack", string(debug.Stack()),
 		"request_id", state.id)
 	if w.status == 0 {
-		writePlainProblem(w, state.id, http.StatusInternalServerError, "this is a fault of ours; its details are in the log")
+		writePlainProblem(w, state.id, http.StatusInternalServerError, faultOfOurs)
 	}
 }
 

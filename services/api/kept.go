@@ -2,6 +2,10 @@ package api
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -15,6 +19,8 @@ const maxKept = 1000
 type kept[T any] struct {
 	// bound ends a count, which is nobody's request, when it may not go on; nil: nothing does.
 	bound func(ctx context.Context) (context.Context, context.CancelFunc, error)
+	// log is told of a count that panics.
+	log *slog.Logger
 
 	mu sync.Mutex
 	of map[string]*keptValue[T]
@@ -62,26 +68,35 @@ func (k *kept[T]) get(ctx context.Context, key string, count func(context.Contex
 }
 
 func (k *kept[T]) count(ctx context.Context, v *keptValue[T], c *counting[T], count func(context.Context) (T, span, error)) {
-	var good span
-	if k.bound != nil {
-		bounded, stop, err := k.bound(ctx)
-		if err != nil {
-			c.err = err
-		} else {
-			defer stop()
-			ctx = bounded
-		}
-	}
-	if c.err == nil {
-		c.value, good, c.err = count(ctx)
-	}
+	value, good, err := k.bounded(ctx, count)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	v.counting = nil
-	if c.err == nil {
-		v.value, v.span = c.value, good
+	if err == nil {
+		v.value, v.span = value, good
 	}
+	c.value, c.err = value, err
 	close(c.done)
+}
+
+// bounded counts within the bound. A count that panics is logged here, for perhaps nobody waits for it: there is no request
+// whose panic that would be, and it ended the process.
+func (k *kept[T]) bounded(ctx context.Context, count func(context.Context) (T, span, error)) (value T, good span, err error) {
+	defer func() {
+		if fault := recover(); fault != nil {
+			k.log.ErrorContext(ctx, "count panicked", "err", fmt.Sprint(fault), "stack", string(debug.Stack()))
+			err = problem(http.StatusInternalServerError, faultOfOurs)
+		}
+	}()
+	if k.bound != nil {
+		bounded, stop, err := k.bound(ctx)
+		if err != nil {
+			return value, good, err
+		}
+		defer stop()
+		ctx = bounded
+	}
+	return count(ctx)
 }
 
 // at is the place of a key. When there is no room it forgets what has run out, and anything when nothing has: who waits for

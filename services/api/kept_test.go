@@ -4,10 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/danielgtaylor/huma/v2"
 )
 
 // TestKept: a crowd costs one count, each key has its own, nobody waits for a value that is there, and neither errors nor old
@@ -101,6 +106,34 @@ func TestKeptWaiting(t *testing.T) {
 		bounded := kept[int]{bound: func(context.Context) (context.Context, context.CancelFunc, error) { return nil, nil, stopping }}
 		if _, err := bounded.get(t.Context(), "default", count); !errors.Is(err, stopping) {
 			t.Errorf("counting when nothing may: %v", err)
+		}
+	})
+}
+
+// TestKeptPanic: a count that panics is an error to those who wait and a line in the log, and takes nothing from who is shown
+// the value before.
+func TestKeptPanic(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		k := kept[int]{log: slog.New(slog.NewTextHandler(&log, nil))}
+		fail := func(context.Context) (int, span, error) { panic("a fault") }
+		_, err := k.get(t.Context(), "default", fail)
+		if told, ok := errors.AsType[huma.StatusError](err); !ok || told.GetStatus() != http.StatusInternalServerError {
+			t.Errorf("told %v", err)
+		}
+		if _, err := k.get(t.Context(), "default", func(context.Context) (int, span, error) { return 7, counted(time.Now()), nil }); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(2 * time.Second) // the bubble's clock: old enough to be counted anew
+		for range 2 {
+			if got, err := k.get(t.Context(), "default", fail); got != 7 || err != nil {
+				t.Errorf("the value before: %d, %v", got, err)
+			}
+			synctest.Wait()
+		}
+		if lines := strings.Count(log.String(), "count panicked"); lines != 3 {
+			t.Errorf("%d lines for 3 counts:\n%s", lines, log.String())
 		}
 	})
 }

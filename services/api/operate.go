@@ -196,7 +196,7 @@ func (s *Service) forPeople(ctx context.Context, err error) string {
 		return "others change the server all the time"
 	}
 	s.log.ErrorContext(ctx, "operation failed on a server", "err", err)
-	return "this is a fault of ours; its details are in the log"
+	return faultOfOurs
 }
 
 func (s *Service) checkForOperation(ctx context.Context, o store.Operation, server store.OperationServer) (json.RawMessage, error) {

@@ -15,6 +15,9 @@ import (
 // retryAfterSeconds is what people are told to wait when something is away.
 const retryAfterSeconds = "2"
 
+// faultOfOurs is what people are told of what is for the log alone.
+const faultOfOurs = "this is a fault of ours; its details are in the log"
+
 // problem makes the error of RFC 9457 that a handler returns; detail is for people and holds no secret.
 func problem(status int, detail string, fields ...error) error {
 	p := &huma.ErrorModel{Status: status, Title: http.StatusText(status), Detail: detail}
@@ -78,7 +81,7 @@ func asProblem(ctx context.Context, err error) (told error, internal bool) { //n
 	case store.Data:
 		return problem(http.StatusUnprocessableEntity, "the database does not take this value"), true
 	}
-	return problem(http.StatusInternalServerError, "this is a fault of ours; its details are in the log"), true
+	return problem(http.StatusInternalServerError, faultOfOurs), true
 }
 
 // invalid is the problem of a declaration with faults.

@@ -90,6 +90,7 @@ func New(config Config, deps Deps) (*Service, error) {
 	}
 	s.reads = newReaders(connections)
 	s.counts.bound, s.spent.bound, s.totals.bound = s.bounded, s.bounded, s.bounded
+	s.counts.log, s.spent.log, s.totals.log = s.log, s.log, s.log
 	if err := s.buildRoutes(); err != nil {
 		return nil, fmt.Errorf("api: %w", err)
 	}
