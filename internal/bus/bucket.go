@@ -21,7 +21,10 @@ const (
 )
 
 const (
-	bucketRelist   = time.Minute
+	// bucketCheck is how often a watcher makes sure that it has seen everything, and bucketSettle how long what it has not
+	// seen may still be on its way.
+	bucketCheck    = time.Minute
+	bucketSettle   = 2 * time.Second
 	bucketInFlight = 512
 	// statusMaxBytes is room for a few hundred thousand servers.
 	statusMaxBytes = 128 << 20
@@ -47,6 +50,8 @@ type Bucket struct {
 	conn *Conn
 	kv   jetstream.KeyValue
 	name string
+	// check is bucketCheck for everybody but tests.
+	check time.Duration
 }
 
 func catalogBucket() jetstream.KeyValueConfig {
@@ -79,7 +84,7 @@ func (c *Conn) openBucket(ctx context.Context, config jetstream.KeyValueConfig) 
 	if err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", config.Bucket, err)
 	}
-	return &Bucket{conn: c, kv: kv, name: config.Bucket}, nil
+	return &Bucket{conn: c, kv: kv, name: config.Bucket, check: bucketCheck}, nil
 }
 
 // Put stores value under key.
@@ -184,10 +189,11 @@ func (b *Bucket) List(ctx context.Context, filter string) (map[string]Entry, err
 }
 
 // Watch has apply called with everything that matches the filter: first a batch
-// with all that is there, then changes as they come. After every reconnect and
-// once a minute it lists anew and reports what differs, since a watcher misses
-// what a server forgets. A batch with complete set holds every living key:
-// what apply knows besides is gone. It returns nil when ctx ends.
+// with all that is there, then changes as they come. After every reconnect, and
+// when once a minute the bucket turns out to hold what it was not told, it lists
+// anew and reports what differs, since a watcher misses what a server forgets. A
+// batch with complete set holds every living key: what apply knows besides is
+// gone. It returns nil when ctx ends.
 func (b *Bucket) Watch(ctx context.Context, filter string, apply func(batch []Entry, complete bool)) error {
 	var again retry
 	for ctx.Err() == nil {
@@ -203,7 +209,7 @@ func (b *Bucket) Watch(ctx context.Context, filter string, apply func(batch []En
 	return nil
 }
 
-// watchOnce lists, follows for a minute or until the connection changes, and ends.
+// watchOnce lists, and follows until the connection changes or something was missed.
 func (b *Bucket) watchOnce(ctx context.Context, filter string, apply func([]Entry, bool)) error {
 	changed := make(chan struct{}, 1)
 	remove := b.conn.OnState(func(bool) {
@@ -213,15 +219,21 @@ func (b *Bucket) watchOnce(ctx context.Context, filter string, apply func([]Entr
 		}
 	})
 	defer remove()
+	listed, err := b.State(ctx)
+	if err != nil {
+		return err
+	}
 	entries, stop, err := b.watch(ctx, filter)
 	if err != nil {
 		return err
 	}
 	defer stop()
-	relist := time.NewTimer(bucketRelist)
-	defer relist.Stop()
+	check := time.NewTimer(b.check)
+	defer check.Stop()
 	var batch []Entry
-	listed := false
+	complete := false
+	// What is in the bucket up to seen is known here; it is to be known up to due, if due is not 0.
+	seen, due := listed.LastSeq, uint64(0)
 	for {
 		select {
 		case raw, open := <-entries:
@@ -229,18 +241,33 @@ func (b *Bucket) watchOnce(ctx context.Context, filter string, apply func([]Entr
 			case !open:
 				return ErrInterrupted
 			case raw == nil:
-				listed = true
+				complete = true
 				apply(batch, true)
 				batch = nil
-			case !listed:
+				continue
+			case !complete:
 				batch = append(batch, b.entry(raw))
 			default:
 				apply([]Entry{b.entry(raw)}, false)
 			}
+			seen = max(seen, raw.Revision())
+		case <-check.C:
+			if due > 0 && seen < due {
+				return nil
+			}
+			state, err := b.State(ctx)
+			if err != nil || state.Epoch() != listed.Epoch() || state.LastSeq < seen {
+				return err
+			}
+			// Tens of thousands of entries are not read anew for nothing. What other filters match is not seen here.
+			if due = 0; seen < state.LastSeq {
+				due = state.LastSeq
+				check.Reset(min(b.check, bucketSettle))
+			} else {
+				check.Reset(b.check)
+			}
 		case <-changed:
 			return ErrInterrupted
-		case <-relist.C:
-			return nil
 		case <-ctx.Done():
 			return nil
 		}
