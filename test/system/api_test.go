@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -184,14 +185,18 @@ func TestPeople(t *testing.T) {
 			return nil
 		})
 
+		// Pending says no more than that a look was bad, and is nobody's yet.
+		taken := func() []string {
+			return slices.DeleteFunc(o.incident(registered.Name), func(word string) bool { return word == "pending" })
+		}
 		broken.Store(true)
 		eventually(t, "the alert opens and is taken on", func() error { return takeOn(me, registered.Name) })
 		eventually(t, "it is acknowledged in the stream", func() error {
-			return want(o.incident(registered.Name), "pending", "opened", "acknowledged")
+			return want(taken(), "opened", "acknowledged")
 		})
 		broken.Store(false)
 		eventually(t, "it closes all the same", func() error {
-			return want(o.incident(registered.Name), "pending", "opened", "acknowledged", "closed")
+			return want(taken(), "opened", "acknowledged", "closed")
 		})
 		exportsHistory(t, d, me, registered.Name)
 	})

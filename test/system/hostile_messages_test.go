@@ -4,55 +4,20 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/http"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"testing"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/picketd/picket/internal/bus"
 	"github.com/picketd/picket/internal/wire"
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
-
-// goFigures reads the figures of a process that have no labels.
-func goFigures(t *testing.T, p *process) map[string]float64 {
-	t.Helper()
-	address, ok := p.find(httpLine)
-	if !ok {
-		admin, _ := p.find(adminLine)
-		address = "http://" + admin
-	}
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address+"/metrics", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	figures := map[string]float64{}
-	for name, family := range families {
-		if m := family.GetMetric(); len(m) == 1 && len(m[0].GetLabel()) == 0 {
-			figures[name] = m[0].GetGauge().GetValue() + m[0].GetCounter().GetValue()
-		}
-	}
-	return figures
-}
 
 // rawConn publishes what no client of Picket would.
 func (w *hostileWorld) rawConn() *nats.Conn {

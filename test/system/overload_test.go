@@ -2,7 +2,6 @@ package system_test
 
 import (
 	"fmt"
-	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -10,8 +9,6 @@ import (
 	"time"
 
 	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 	"github.com/picketd/picket/test/fleetsim"
@@ -136,30 +133,11 @@ func watch(t *testing.T, d deployment, length time.Duration) []map[string]float6
 // figuresOf reads those of the process that probes; where several parts share one, the prober's own.
 func figuresOf(t *testing.T, d deployment) map[string]float64 {
 	t.Helper()
-	address, ok := "", false
-	if p := processes(d)["prober"]; p != nil {
-		address, ok = p.find(adminLine)
-		address = "http://" + address
-	} else {
-		address, ok = processes(d)["picket up"].find(httpLine)
+	p := processes(d)["prober"]
+	if p == nil {
+		p = processes(d)["picket up"]
 	}
-	if !ok {
-		t.Fatal("the prober has not said where it is")
-	}
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address+"/metrics", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
+	families := metricsOf(t, p)
 	found := map[string]float64{}
 	for _, name := range growing {
 		for _, m := range families[name].GetMetric() {

@@ -1,13 +1,9 @@
 package system_test
 
 import (
-	"bufio"
-	"errors"
 	"fmt"
-	"io"
 	"math"
 	"math/rand/v2"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -337,41 +333,13 @@ func (s *soak) footprints() map[string]footprint {
 		if err != nil {
 			s.t.Fatal(err)
 		}
-		goroutines, err := s.goroutines(p)
-		if err != nil {
-			s.t.Fatalf("goroutines of %s: %v", name, err)
+		goroutines, ok := goFigures(s.t, p)["go_goroutines"]
+		if !ok {
+			s.t.Fatalf("%s does not say how many goroutines it has", name)
 		}
-		prints[name] = footprint{pages * int64(os.Getpagesize()), len(files), goroutines}
+		prints[name] = footprint{pages * int64(os.Getpagesize()), len(files), int(goroutines)}
 	}
 	return prints
-}
-
-func (s *soak) goroutines(p *process) (int, error) {
-	address, ok := p.find(httpLine)
-	if !ok {
-		admin, _ := p.find(adminLine)
-		address = "http://" + admin
-	}
-	request, err := http.NewRequestWithContext(s.t.Context(), http.MethodGet, address+"/metrics", nil)
-	if err != nil {
-		return 0, err
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return 0, err
-	}
-	defer response.Body.Close()
-	return gauge(response.Body, "go_goroutines")
-}
-
-func gauge(exposition io.Reader, name string) (int, error) {
-	lines := bufio.NewScanner(exposition)
-	for lines.Scan() {
-		if value, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
-			return strconv.Atoi(value)
-		}
-	}
-	return 0, errors.Join(lines.Err(), errors.New("no "+name))
 }
 
 // compare wants nothing to have grown beyond what differs from one minute to the next.
