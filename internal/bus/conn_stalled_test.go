@@ -160,15 +160,7 @@ func TestPing(t *testing.T) {
 	for name, stores := range map[string]bool{"with": true, "without": false} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			nats, err := natsserver.NewServer(&natsserver.Options{Host: "127.0.0.1", Port: -1, JetStream: stores, StoreDir: t.TempDir(), NoSigs: true})
-			if err != nil {
-				t.Fatal(err)
-			}
-			nats.Start()
-			t.Cleanup(func() { nats.Shutdown(); nats.WaitForShutdown() })
-			if !nats.ReadyForConnections(10 * time.Second) {
-				t.Fatal("server does not answer")
-			}
+			nats := natsWith(t, natsserver.Options{JetStream: stores})
 			conn := connect(t, nats.ClientURL())
 			if err := conn.WaitConnected(testContext(t)); err != nil {
 				t.Fatal(err)

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/picketd/picket/internal/bus"
 	"github.com/picketd/picket/internal/embedded/embeddedtest"
@@ -85,26 +84,15 @@ func await(t *testing.T, what string, done <-chan struct{}) {
 	}
 }
 
-func pending(t *testing.T, url, durable string) uint64 {
+// pending is how much a durable has not settled, and how much of that somebody holds.
+func pending(t *testing.T, url, durable string) (left, held uint64) {
 	t.Helper()
-	nc, err := nats.Connect(url)
+	c, err := jetStream(t, url).Consumer(testContext(t), bus.StreamEvents, durable)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := js.Consumer(testContext(t), bus.StreamEvents, durable)
-	if err != nil {
-		t.Fatal(err)
-	}
-	info, err := c.Info(testContext(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return info.NumPending + uint64(info.NumAckPending)
+	held = uint64(c.CachedInfo().NumAckPending)
+	return c.CachedInfo().NumPending + held, held
 }
 
 func TestConsumeAcknowledgesAfterHandle(t *testing.T) {
@@ -126,7 +114,7 @@ func TestConsumeAcknowledgesAfterHandle(t *testing.T) {
 	if err := conn.Flush(testContext(t)); err != nil {
 		t.Fatal(err)
 	}
-	if left := pending(t, url, "writer"); left != 0 {
+	if left, _ := pending(t, url, "writer"); left != 0 {
 		t.Errorf("%d messages not acknowledged", left)
 	}
 }
@@ -163,7 +151,7 @@ func TestConsumeForgetsNothing(t *testing.T) {
 			t.Fatal("nobody asked whether the store is back")
 		}
 	}
-	if left := pending(t, url, "writer"); left != n {
+	if left, _ := pending(t, url, "writer"); left != n {
 		t.Errorf("%d of %d messages left while nothing could be stored", left, n)
 	}
 	c.mu.Lock()
@@ -269,15 +257,7 @@ func TestDeadLetterFirst(t *testing.T) {
 	url := embeddedtest.NATS(t)
 	conn := connect(t, url)
 	ensureStreams(t, conn)
-	nc, err := nats.Connect(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := jetStream(t, url)
 	const subject = "picket.default.probe.healthy.local.checkout.health"
 	if _, err := js.Publish(testContext(t), subject, []byte("\xffnot json")); err != nil {
 		t.Fatal(err)
@@ -308,7 +288,7 @@ func TestDeadLetterFirst(t *testing.T) {
 	if err := conn.Flush(testContext(t)); err != nil {
 		t.Fatal(err)
 	}
-	if left := pending(t, url, "writer"); left != 0 {
+	if left, _ := pending(t, url, "writer"); left != 0 {
 		t.Errorf("%d messages would come again", left)
 	}
 	letters := followAll(t, conn, bus.StreamDead, 1)
@@ -377,15 +357,7 @@ func TestHoleIsReported(t *testing.T) {
 // overrun makes the stream small and publishes more than it holds.
 func overrun(t *testing.T, conn *bus.Conn, url string) {
 	t.Helper()
-	nc, err := nats.Connect(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := jetStream(t, url)
 	stream, err := js.Stream(testContext(t), bus.StreamEvents)
 	if err != nil {
 		t.Fatal(err)
@@ -508,7 +480,7 @@ func TestLargeMessagesAreBounded(t *testing.T) { // not parallel: it leaves the 
 						t.Errorf("a batch of %d messages of %d bytes", len(batch), size)
 					}
 					if name == "consume" && got == 0 {
-						if held := ackPending(t, url, "writer"); held > 3*most {
+						if _, held := pending(t, url, "writer"); held > 3*most {
 							t.Errorf("%d messages of %d bytes are held", held, size)
 						}
 					}
@@ -522,22 +494,4 @@ func TestLargeMessagesAreBounded(t *testing.T) { // not parallel: it leaves the 
 			stop()
 		})
 	}
-}
-
-func ackPending(t *testing.T, url, durable string) int {
-	t.Helper()
-	nc, err := nats.Connect(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	consumer, err := js.Consumer(testContext(t), bus.StreamEvents, durable)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return consumer.CachedInfo().NumAckPending
 }

@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/picketd/picket/internal/bus"
@@ -217,15 +216,7 @@ func purge(t *testing.T, _ *bus.Conn, url string) {
 // withStream does something to the stream of events as somebody with a terminal would.
 func withStream(t *testing.T, url string, do func(jetstream.Stream) error) {
 	t.Helper()
-	nc, err := nats.Connect(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := jetStream(t, url)
 	stream, err := js.Stream(testContext(t), bus.StreamEvents)
 	if err == nil {
 		err = do(stream)
@@ -238,16 +229,8 @@ func withStream(t *testing.T, url string, do func(jetstream.Stream) error) {
 // makeDurable leaves the durable of a consumer that was stopped before it asked for anything.
 func makeDurable(t *testing.T, url string) {
 	t.Helper()
-	nc, err := nats.Connect(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = js.CreateConsumer(testContext(t), bus.StreamEvents, jetstream.ConsumerConfig{
+	js := jetStream(t, url)
+	_, err := js.CreateConsumer(testContext(t), bus.StreamEvents, jetstream.ConsumerConfig{
 		Durable: "writer", AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: jetstream.DeliverAllPolicy, MaxWaiting: 128,
 	})
 	if err != nil {

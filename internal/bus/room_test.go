@@ -3,10 +3,8 @@ package bus_test
 import (
 	"fmt"
 	"testing"
-	"time"
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
-	natsclient "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
@@ -20,17 +18,7 @@ func TestStreamsShareASmallDisk(t *testing.T) {
 	for name, room := range map[string]int64{"half a gigabyte": 512 << 20, "two gigabytes": 2 << 30, "not quite both": 41 << 30, "both, just": 44 << 30} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			nats, err := natsserver.NewServer(&natsserver.Options{
-				Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), JetStreamMaxStore: room, NoSigs: true,
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			nats.Start()
-			t.Cleanup(func() { nats.Shutdown(); nats.WaitForShutdown() })
-			if !nats.ReadyForConnections(10 * time.Second) {
-				t.Fatal("server does not answer")
-			}
+			nats := natsWith(t, natsserver.Options{JetStream: true, JetStreamMaxStore: room})
 			conn := connect(t, nats.ClientURL())
 			if err := conn.WaitConnected(testContext(t)); err != nil {
 				t.Fatal(err)
@@ -67,17 +55,7 @@ func TestStreamsShareASmallDisk(t *testing.T) {
 // TestStreamIsRestoredWithLess: a stream that was deleted comes back although its room is gone to somebody else.
 func TestStreamIsRestoredWithLess(t *testing.T) {
 	t.Parallel()
-	nats, err := natsserver.NewServer(&natsserver.Options{
-		Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), JetStreamMaxStore: 2 << 30, NoSigs: true,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	nats.Start()
-	t.Cleanup(func() { nats.Shutdown(); nats.WaitForShutdown() })
-	if !nats.ReadyForConnections(10 * time.Second) {
-		t.Fatal("server does not answer")
-	}
+	nats := natsWith(t, natsserver.Options{JetStream: true, JetStreamMaxStore: 2 << 30})
 	conn := connect(t, nats.ClientURL())
 	ensureStreams(t, conn)
 	before, err := conn.StreamInfo(t.Context(), bus.StreamMetrics)
@@ -114,19 +92,4 @@ func TestStreamIsRestoredWithLess(t *testing.T) {
 	if after.MaxBytes >= before.MaxBytes || after.MaxBytes < 1<<20 {
 		t.Errorf("the stream had %d bytes and has %d", before.MaxBytes, after.MaxBytes)
 	}
-}
-
-// jetStream is a way to the server as somebody with a terminal has it.
-func jetStream(t *testing.T, url string) jetstream.JetStream {
-	t.Helper()
-	conn, err := natsclient.Connect(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(conn.Close)
-	js, err := jetstream.New(conn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return js
 }

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/picketd/picket/internal/bus"
 	"github.com/picketd/picket/internal/embedded/embeddedtest"
@@ -33,15 +32,7 @@ func TestRosterOutlivesALongStop(t *testing.T) {
 	if err != nil || len(roster) != 1 || roster[0].GetInstance() != "host-1" {
 		t.Fatalf("roster %v, %v", roster, err)
 	}
-	nc, err := nats.Connect(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := jetStream(t, url)
 	kv, err := js.KeyValue(ctx, bus.BucketWorkers)
 	if err != nil {
 		t.Fatal(err)
