@@ -211,6 +211,28 @@ func TestKilledBeforePublishing(t *testing.T) {
 	}
 }
 
+// TestOutboxThatStays: events that are told and cannot be taken out of a full outbox wait for the next turn.
+func TestOutboxThatStays(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.add(1)
+	f.probe(1, "CC")
+	s := f.alerter("one", "")
+	lease := f.abandon(s, func(uint64) bool { return len(f.history(1)) == 2 })
+	for _, sql := range []string{
+		`INSERT INTO alert_outbox (event_id, event) SELECT event_id, event FROM alert_outbox, generate_series(1, 500)`,
+		`CREATE FUNCTION stay() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'it stays'; END $$`,
+		`CREATE TRIGGER stay BEFORE DELETE ON alert_outbox EXECUTE FUNCTION stay()`,
+	} {
+		if _, err := f.db.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if more, err := s.publishSome(t.Context(), lease, &traces{}); more || err == nil {
+		t.Errorf("at once again: %v, error %v", more, err)
+	}
+}
+
 func TestStreamRecreated(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

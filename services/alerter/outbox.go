@@ -61,5 +61,8 @@ func (s *Service) publishSome(ctx context.Context, lease store.Lease, spans *tra
 	for _, m := range messages {
 		spans.forget(m.ID)
 	}
-	return len(events) == outboxBatch, s.store.ClearOutbox(ctx, lease, ids)
+	if err := s.store.ClearOutbox(ctx, lease, ids); err != nil {
+		return false, err // the same ones would be there, and be told again and again without a pause
+	}
+	return len(events) == outboxBatch, nil
 }
