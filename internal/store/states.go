@@ -5,6 +5,8 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"hash/fnv"
+	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -219,13 +221,25 @@ func (s *states) shrink() {
 	}
 }
 
-// pending returns copies of the states that a flush has to do something about, in key order.
-func (s *states) pending() []state {
+// part is the part of so many that the row's server is in.
+func (r *stateRow) part(parts int) int {
+	if parts == 1 {
+		return 0
+	}
+	hash := fnv.New32a()
+	_, _ = io.WriteString(hash, r.org)
+	_, _ = io.WriteString(hash, r.server)
+	return int(hash.Sum32() % uint32(parts))
+}
+
+// pending returns copies of the states that a flush of the part-th of so many parts has to do something about, in key
+// order. All checks of a server are in one part: its summary is made once.
+func (s *states) pending(part, parts int) []state {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var pending []state
 	for _, known := range s.known {
-		if known.dirty || known.touched {
+		if (known.dirty || known.touched) && known.part(parts) == part {
 			pending = append(pending, *known)
 		}
 	}
@@ -293,15 +307,19 @@ func (w *ResultWriter) LoadStates(ctx context.Context) (newest Position, err err
 	return newest, nil
 }
 
-// Flush moves the times of all checks seen since the last one, and the summaries of their servers, in transactions of
-// their own. What could not be moved is moved by the next flush.
-func (w *ResultWriter) Flush(ctx context.Context) error {
-	pending := w.states.pending()
-	for part := range slices.Chunk(pending, flushRows) {
-		if err := w.store.flushStates(ctx, part); err != nil {
+// Flush is FlushPart of everything.
+func (w *ResultWriter) Flush(ctx context.Context) error { return w.FlushPart(ctx, 0, 1) }
+
+// FlushPart moves the times of all checks seen since the last one, and the summaries of their servers, in transactions of
+// their own, for the part-th (from 0) of so many parts of the servers. What could not be moved is moved by the next flush
+// of the part. Parts in turn do in small steps what would keep the database busy for a while if it were done at once.
+func (w *ResultWriter) FlushPart(ctx context.Context, part, parts int) error {
+	pending := w.states.pending(part, parts)
+	for rows := range slices.Chunk(pending, flushRows) {
+		if err := w.store.flushStates(ctx, rows); err != nil {
 			return fmt.Errorf("flush states: %w", err)
 		}
-		w.states.flushed(part)
+		w.states.flushed(rows)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -240,5 +241,49 @@ func TestStatesOfATimeTakenBack(t *testing.T) {
 		if scheduled, _ := state(); !scheduled.Equal(now) {
 			t.Errorf("%s: what was redelivered moved the state to %s", name, scheduled)
 		}
+	}
+}
+
+// TestStatesFlushedInParts: each part moves a share of the servers, all checks of a server together, and all parts move
+// everything.
+func TestStatesFlushedInParts(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	w := s.NewResultWriter()
+	at := time.Now().UTC().Truncate(time.Second)
+	const servers, parts = 40, 4
+	for tick := range 2 { // the first makes the rows, the second is for the flush
+		var rows []Result
+		for i := range servers {
+			health := outcome(i, at.Add(time.Duration(tick)*time.Minute))
+			disk := health
+			disk.CheckID, disk.Check = checkID(servers+i), "disk"
+			rows = append(rows, health, disk)
+		}
+		write(t, w, rows)
+	}
+	var moved []string
+	for part := range parts {
+		if err := w.FlushPart(t.Context(), part, parts); err != nil {
+			t.Fatal(err)
+		}
+		now := query[string](t, s, `SELECT coalesce(string_agg(DISTINCT server, ' '), '') FROM check_states WHERE scheduled_at > $1`, at)
+		if halves := query[int](t, s, `SELECT count(*) FROM (SELECT FROM check_states GROUP BY server
+			HAVING count(DISTINCT scheduled_at) > 1) halves`); halves > 0 {
+			t.Errorf("part %d: of %d servers only one check has moved", part, halves)
+		}
+		moved = append(moved, now)
+		if n := len(strings.Fields(now)); n < servers/parts/3*(part+1) {
+			t.Errorf("after part %d only %d servers have moved", part, n)
+		}
+		if n := len(strings.Fields(now)); part < parts-1 && n > servers-servers/parts/3 {
+			t.Errorf("after part %d already %d servers have moved", part, n)
+		}
+	}
+	if n := len(strings.Fields(moved[parts-1])); n != servers {
+		t.Errorf("%d servers have moved, not %d", n, servers)
+	}
+	if left := w.states.pending(0, 1); len(left) > 0 {
+		t.Errorf("%d states are still to be moved", len(left))
 	}
 }

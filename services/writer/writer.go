@@ -33,6 +33,8 @@ const (
 	// finishGrace is how long a batch in hand may take once the service is told to stop. What is not committed by then
 	// comes again.
 	finishGrace = 5 * time.Second
+	// flushParts is in how many steps the current states are moved in the course of an interval.
+	flushParts = 20
 )
 
 // Deps is what the writer works with. It closes none of it.
@@ -158,22 +160,27 @@ func (s *Service) prepare(ctx context.Context) bool {
 	}
 }
 
-// flushStates moves the times of current states at every interval, and once more at the end.
+// flushStates moves the times of current states once in every interval, a part of the servers after the other, and all of
+// them at the end.
 func (s *Service) flushStates(ctx context.Context) {
-	for sleep(ctx, s.config.StateFlush) {
-		if err := s.flush(ctx); err != nil && ctx.Err() == nil {
+	for part := 0; sleep(ctx, s.config.StateFlush/flushParts); part = (part + 1) % flushParts {
+		if err := s.flush(ctx, part, flushParts); err != nil && ctx.Err() == nil {
 			s.log.Warn("current states not written, trying again with the next", "err", err)
 		}
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishGrace)
 	defer cancel()
-	if err := s.flush(last); err != nil {
+	if err := s.flush(last, 0, 1); err != nil {
 		s.log.Warn("current states not written before the stop", "err", err)
 	}
 }
 
-func (s *Service) flush(ctx context.Context) error {
-	err := s.writer.Flush(ctx)
+// flush moves a part of the states and, with the first, says how far the figures are stored.
+func (s *Service) flush(ctx context.Context, part, parts int) error {
+	err := s.writer.FlushPart(ctx, part, parts)
+	if part > 0 {
+		return err
+	}
 	if at := s.figures.position.now(); at.Epoch != 0 {
 		err = errors.Join(err, s.store.SavePosition(ctx, bus.StreamMetrics, MetricsDurable, at))
 	}
