@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -134,6 +135,46 @@ func TestKeptPanic(t *testing.T) {
 		}
 		if lines := strings.Count(log.String(), "count panicked"); lines != 3 {
 			t.Errorf("%d lines for 3 counts:\n%s", lines, log.String())
+		}
+	})
+}
+
+// TestCountsTakeTurns: as many filters as people can think of take no more connections than counts may have.
+func TestCountsTakeTurns(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &Service{config: Config{RequestTimeout: time.Second}, gate: newGate(), counting: make(chan struct{}, 2)}
+		s.gate.set(nil)
+		defer s.gate.stop()
+		var (
+			k         = kept[int]{bound: s.bounded}
+			now, most atomic.Int32
+			crowd     sync.WaitGroup
+		)
+		count := func(ctx context.Context) (int, span, error) {
+			defer now.Add(-1)
+			if n := now.Add(1); n > most.Load() {
+				most.Store(n)
+			}
+			time.Sleep(300 * time.Millisecond) // the bubble's clock
+			return 7, counted(time.Now()), ctx.Err()
+		}
+		for i := range 6 {
+			crowd.Go(func() {
+				if got, err := k.get(t.Context(), fmt.Sprint(i), count); got != 7 || err != nil {
+					t.Errorf("%d, %v", got, err)
+				}
+			})
+		}
+		crowd.Wait()
+		if most.Load() != 2 {
+			t.Errorf("%d counts at a time", most.Load())
+		}
+		s.counting <- struct{}{}
+		s.counting <- struct{}{} // two that hang
+		asked := time.Now()
+		if _, err := k.get(t.Context(), "one more", count); err == nil || time.Since(asked) != time.Second {
+			t.Errorf("behind counts that hang: %v after %s", err, time.Since(asked))
 		}
 	})
 }

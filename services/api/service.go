@@ -57,8 +57,10 @@ type Service struct {
 	spent   kept[costSummary]
 	totals  kept[int]
 	reads   *readers
-	mux     *http.ServeMux
-	handler http.Handler
+	// counting bounds the counts that run beside requests: with the readers they leave connections to everybody else.
+	counting chan struct{}
+	mux      *http.ServeMux
+	handler  http.Handler
 	// document30 is the OpenAPI document in version 3.0.
 	document30 []byte
 	attendant
@@ -88,7 +90,7 @@ func New(config Config, deps Deps) (*Service, error) {
 	if deps.Store != nil { // writing the document needs none
 		connections = deps.Store.MaxConns()
 	}
-	s.reads = newReaders(connections)
+	s.reads, s.counting = newReaders(connections), make(chan struct{}, max(1, connections/8))
 	s.counts.bound, s.spent.bound, s.totals.bound = s.bounded, s.bounded, s.bounded
 	s.counts.log, s.spent.log, s.totals.log = s.log, s.log, s.log
 	if err := s.buildRoutes(); err != nil {
@@ -151,14 +153,22 @@ func (s *Service) lookAtDatabase(ctx context.Context) error {
 }
 
 // bounded is the context of a count that is nobody's request: it ends with the time that one may take, when the database
-// goes away and when the service stops.
+// goes away and when the service stops. Counts take turns: there are as many as people can think of filters.
 func (s *Service) bounded(ctx context.Context) (context.Context, context.CancelFunc, error) {
 	ctx, leave, err := s.gate.through(ctx, false)
 	if err != nil {
 		return nil, nil, away(err.Error())
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.config.RequestTimeout)
-	return ctx, func() { cancel(); leave() }, nil
+	select {
+	case s.counting <- struct{}{}:
+		return ctx, func() { <-s.counting; cancel(); leave() }, nil
+	case <-ctx.Done():
+		told, _ := asProblem(ctx, ctx.Err())
+		cancel()
+		leave()
+		return nil, nil, told
+	}
 }
 
 // work is what the service does beside requests.
