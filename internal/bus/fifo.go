@@ -1,7 +1,5 @@
 package bus
 
-import "github.com/nats-io/nats.go"
-
 // fifo is a growing ring: both ends in constant time, no allocation when it stays the same size.
 type fifo struct {
 	ring  []queued // its length is a power of two
@@ -14,17 +12,6 @@ func (f *fifo) len() int { return f.count }
 func (f *fifo) at(i int) *queued { return &f.ring[(f.start+i)&(len(f.ring)-1)] }
 
 func (f *fifo) front() *queued { return f.at(0) }
-
-// find returns the item that was sent as msg, or nil. It is the first one unless
-// answers come out of order.
-func (f *fifo) find(msg *nats.Msg) *queued {
-	for i := range f.count {
-		if item := f.at(i); item.sent == msg {
-			return item
-		}
-	}
-	return nil
-}
 
 func (f *fifo) back() *queued { return f.at(f.count - 1) }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"math"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -17,7 +18,7 @@ type outgoing struct {
 	err     error
 }
 
-// take puts the oldest of the queue into flight, and tells the failure after
+// take puts the oldest of the queues into flight, and tells the failure after
 // which nothing is sent.
 func (p *Publisher) take(batch []outgoing) (n int, err error) {
 	p.mu.Lock()
@@ -25,30 +26,41 @@ func (p *Publisher) take(batch []outgoing) (n int, err error) {
 	if p.failure != nil {
 		return 0, p.failure
 	}
-	room := maxInFlight
-	if !p.proven {
-		room = 1
-	}
-	n = min(len(batch), p.queue.len(), room-p.flight.len())
-	for i := range n {
-		item := p.queue.popFront()
-		item.sent = &nats.Msg{}
-		p.flight.pushBack(item)
-		batch[i] = outgoing{message: item.message, msg: item.sent}
-	}
+	n = p.ahead.take(batch, math.MaxUint64)
+	n += p.main.take(batch[n:], p.ahead.oldest())
 	if n > 0 {
 		p.next = time.Now().Add(sendSpacing)
 	}
 	p.unanswered += n
-	p.full = p.queue.len() > 0 && p.flight.len() == room
+	// What is held up goes in one go when all is answered that is in flight now, not
+	// one by one; not all that will be by then, which might never be.
+	if p.awaited == 0 && p.ahead.flight.len() > 0 && p.main.queue.len() > 0 && p.main.queue.front().after >= p.ahead.oldest() {
+		p.awaited = p.ahead.flight.back().serial
+	}
 	return n, nil
 }
 
+// inFlight finds what was sent as msg. It is the first of its lane unless answers
+// come out of order. The caller holds the lock.
+func (p *Publisher) inFlight(msg *nats.Msg) (*lane, *queued) {
+	for i := range max(p.ahead.flight.len(), p.main.flight.len()) {
+		for _, l := range p.lanes() {
+			if i >= l.flight.len() {
+				continue
+			}
+			if item := l.flight.at(i); item.sent == msg {
+				return l, item
+			}
+		}
+	}
+	return nil, nil
+}
+
 // answer notes what became of a message in flight, and lets go of those at the
-// head that are settled. The stream answers in order, or nearly so.
+// head of its lane that are settled. A stream answers in order, or nearly so.
 func (p *Publisher) answer(msg *nats.Msg, err error) {
 	p.mu.Lock()
-	item := p.flight.find(msg)
+	l, item := p.inFlight(msg)
 	if item == nil || item.answered {
 		p.mu.Unlock()
 		return
@@ -56,26 +68,26 @@ func (p *Publisher) answer(msg *nats.Msg, err error) {
 	item.answered, item.err = true, err
 	p.unanswered--
 	if err == nil {
-		p.proven, p.last = true, nil
+		l.proven, l.last = true, nil
 	}
 	if err != nil && !refusedForever(err) && p.failure == nil {
 		p.failure = err
 	}
 	var refused []queued
-	for p.flight.len() > 0 {
-		if head := p.flight.front(); !head.answered || head.err != nil && !refusedForever(head.err) {
-			break
-		}
-		if head := p.flight.popFront(); p.leave(head) {
+	for l.flight.len() > 0 && l.flight.front().answered && l.flight.front().done() {
+		if head := l.flight.popFront(); p.leave(head) {
 			refused = append(refused, head)
 		}
 	}
 	p.signalDrains()
-	room := p.full && p.flight.len() <= maxInFlight/2
-	if room {
-		p.full = false
+	wake := p.failure != nil
+	if l.full && l.flight.len() <= maxInFlight/2 {
+		l.full, wake = false, true
 	}
-	if room || p.failure != nil {
+	if p.awaited > 0 && p.awaited < p.ahead.oldest() {
+		p.awaited, wake = 0, true
+	}
+	if wake {
 		p.poke()
 	}
 	p.mu.Unlock()
@@ -90,15 +102,20 @@ func (p *Publisher) lose() {
 	if p.unanswered == 0 {
 		return
 	}
-	for i := range p.flight.len() {
-		if item := p.flight.at(i); !item.answered {
-			item.answered, item.err = true, ErrDisconnected
+	for _, l := range p.lanes() {
+		for i := range l.flight.len() {
+			if item := l.flight.at(i); !item.answered {
+				item.answered, item.err = true, ErrDisconnected
+			}
 		}
 	}
 	p.unanswered = 0
 	p.failure = cmp.Or(p.failure, ErrDisconnected)
 	p.poke()
 }
+
+// done reports that an answer is the last: acknowledged, or refused for ever.
+func (q *queued) done() bool { return q.err == nil || refusedForever(q.err) }
 
 // leave counts a message that is settled, and reports whether the stream refused
 // it; the caller holds the lock.
@@ -132,9 +149,10 @@ func refusedForever(err error) bool {
 }
 
 // settle waits for the answer to everything in flight, and puts what was not
-// acknowledged back at the head of the queue in its order. Every answer comes,
-// or its time-out does. It reports false when ctx ended first.
-func (p *Publisher) settle(ctx context.Context, failure error) bool {
+// acknowledged back at the head of its queue in its order. Every answer comes,
+// or its time-out does. It reports whether a lane is stuck, of which nothing was
+// acknowledged since the failure before; ok is false when ctx ended first.
+func (p *Publisher) settle(ctx context.Context, failure error) (stuck, ok bool) {
 	p.mu.Lock()
 	p.failure = cmp.Or(p.failure, failure)
 	for p.unanswered > 0 {
@@ -142,26 +160,32 @@ func (p *Publisher) settle(ctx context.Context, failure error) bool {
 		select {
 		case <-p.wake:
 		case <-ctx.Done():
-			return false
+			return false, false
 		}
 		p.mu.Lock()
 	}
 	var refused []queued
-	for p.flight.len() > 0 {
-		item := p.flight.popBack()
-		if item.err == nil || refusedForever(item.err) {
-			if p.leave(item) {
+	for _, l := range p.lanes() {
+		for range l.flight.len() {
+			item := l.flight.popFront()
+			switch {
+			case !item.done():
+				l.flight.pushBack(item)
+			case p.leave(item):
 				refused = append(refused, item)
 			}
-			continue
 		}
-		item.sent, item.answered, item.err = nil, false, nil
-		p.queue.pushFront(item)
+		for l.flight.len() > 0 {
+			item := l.flight.popBack()
+			item.sent, item.answered, item.err = nil, false, nil
+			l.queue.pushFront(item)
+		}
+		stuck = stuck || l.queue.len() > 0 && !l.proven
+		l.last, l.full, l.proven = p.failure, false, false
 	}
-	p.last = p.failure
-	p.failure, p.full, p.proven = nil, false, false
+	p.failure, p.awaited = nil, 0
 	p.signalDrains()
 	p.mu.Unlock()
 	p.giveUp(refused)
-	return true
+	return stuck, true
 }

@@ -12,7 +12,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"google.golang.org/protobuf/proto"
 )
 
 const (
@@ -23,7 +22,7 @@ const (
 	// sendBatch is how many messages are encoded before they are written in one go;
 	// as many do not wait for the spacing.
 	sendBatch = 256
-	// maxInFlight bounds the messages that wait for the stream's acknowledgement.
+	// maxInFlight bounds the messages of a lane that wait for acknowledgement.
 	maxInFlight = 4096
 	// defaultQueueBytes holds about five minutes of a thousand results a second.
 	defaultQueueBytes = 128 << 20
@@ -41,8 +40,8 @@ type PublisherOptions struct {
 	// full, or one that the server can never take. Several goroutines call it; it
 	// must not block and must not call the Publisher.
 	OnDrop func(m Message, reason error)
-	// OnAck is told every message that the stream has acknowledged, in their order.
-	// It is for counting: it holds the Publisher up, and must not call it.
+	// OnAck is told every message that its stream has acknowledged, each lane's in
+	// their order. It is for counting: it holds the Publisher up, and must not call it.
 	OnAck func(m Message)
 	Log   *slog.Logger
 }
@@ -56,18 +55,27 @@ type PublisherStats struct {
 	Queued       int
 	Acknowledged int64
 	Dropped      int64
-	// Err is why nothing was acknowledged since the last failure; nil while the stream takes what it is given, and while
-	// nothing waits.
+	// Settled is up to which message, counted from 1 as they were put in, all are
+	// acknowledged or dropped. What goes before another message counts before it.
+	Settled int64
+	// Err is why nothing of what waits was acknowledged since the last failure; nil while the streams take what they are
+	// given, and while nothing waits.
 	Err error
 }
 
-// Publisher is a FIFO in front of a stream: Enqueue never blocks, one goroutine
+// Publisher is a FIFO in front of the streams: Enqueue never blocks, one goroutine
 // sends, and messages arrive in the order in which they were put in, through
 // lost connections too. After a failure it stops sending, waits for everything
 // outstanding, puts what failed back at the head and resumes with one message
 // alone: sending on meanwhile, or much at once to a server that is about to
 // recover, would let younger results overtake older ones. What is in flight when
 // a stream begins to refuse may still do so.
+//
+// A message may name others that go before it. Two streams store independently:
+// who dies in between must not leave the first without the second. So what goes
+// before has a lane of its own, and the other lane stops at a message of which
+// that is not settled. All of the one lane that waits is sent in one go, and what
+// waited for it in another.
 //
 // The goroutine of Run is woken for what is to be sent and for failures; the
 // client's own goroutine counts the acknowledgements as they come.
@@ -79,14 +87,12 @@ type Publisher struct {
 
 	mu         sync.Mutex
 	js         jetstream.JetStream // made by Run
-	queue      fifo                // not yet sent
-	flight     fifo                // sent; all older than the queue
-	next       time.Time           // when messages that come one by one are to be sent
-	unanswered int                 // of those in flight
-	full       bool                // messages stay in the queue because too many are in flight
-	failure    error               // why nothing is sent until everything in flight is answered
-	proven     bool                // something was acknowledged since the last failure
-	last       error               // that failure, while nothing was
+	ahead      lane                // what goes before a message of the other
+	main       lane
+	next       time.Time // when messages that come one by one are to be sent
+	unanswered int       // of those in flight
+	awaited    uint64    // what is held up is looked at again when the lane ahead is settled up to here; 0: nothing is
+	failure    error     // why nothing is sent until everything in flight is answered
 	bytes      int
 	serial     uint64 // of the youngest message
 	acked      int64
@@ -94,16 +100,7 @@ type Publisher struct {
 	drains     []waiter
 }
 
-// queued is one message on its way.
-type queued struct {
-	message Message
-	size    int
-	serial  uint64
-	// sent is what the client was given; nil in the queue.
-	sent     *nats.Msg
-	answered bool
-	err      error // the answer, nil when acknowledged
-}
+func (p *Publisher) lanes() [2]*lane { return [2]*lane{&p.ahead, &p.main} }
 
 // waiter is a call of Drain that waits for everything up to a serial number.
 type waiter struct {
@@ -130,37 +127,28 @@ func NewPublisher(conn *Conn, opts PublisherOptions) *Publisher {
 	return &Publisher{conn: conn, opts: opts, due: due, wake: make(chan struct{}, 1)}
 }
 
-// Enqueue puts m at the end of the queue and returns at once. When the queue is
-// full the oldest messages that are not yet sent make room; a message that is
-// larger than the whole queue is given up itself.
-func (p *Publisher) Enqueue(m Message) {
-	item := queued{message: m, size: proto.Size(m.Payload) + len(m.Subject) + len(m.ID) + messageOverhead}
-	var lost []Message
-	p.mu.Lock()
-	p.serial++
-	item.serial = p.serial
-	if item.size > p.opts.MaxBytes {
-		p.dropped++
-		lost = append(lost, m)
-	} else {
-		p.queue.pushBack(item)
-		p.bytes += item.size
-		switch p.queue.len() {
-		case 1:
-			if wait := time.Until(p.next); wait > 0 {
-				p.due.Reset(wait)
-			} else {
-				p.poke()
-			}
-		case sendBatch:
-			p.poke()
-		}
+// Enqueue puts m at the end of the queue and returns at once. It is sent when
+// those before it, if any, are acknowledged, or given up. When the queue is full
+// the oldest messages that are not yet sent make room, whichever they are; a
+// message that is larger than the whole queue is given up itself.
+func (p *Publisher) Enqueue(m Message, before ...Message) {
+	item, first := newQueued(m), make([]queued, len(before))
+	for i := range first {
+		first[i] = newQueued(before[i])
 	}
-	for p.bytes > p.opts.MaxBytes && p.queue.len() > 0 {
-		oldest := p.queue.popFront()
-		p.bytes -= oldest.size
-		p.dropped++
-		lost = append(lost, oldest.message)
+	p.mu.Lock()
+	var lost []Message
+	for _, companion := range first {
+		lost = p.put(&p.ahead, companion, lost)
+		item.after = p.serial
+	}
+	lost = p.put(&p.main, item, lost)
+	for p.bytes > p.opts.MaxBytes {
+		oldest, ok := p.dropOldest()
+		if !ok {
+			break
+		}
+		lost = append(lost, oldest)
 	}
 	if len(lost) > 0 {
 		p.signalDrains()
@@ -171,15 +159,67 @@ func (p *Publisher) Enqueue(m Message) {
 	}
 }
 
+// put appends a message to a lane and has the goroutine of Run send it in time.
+// One that could never fit goes to the lost. The caller holds the lock.
+func (p *Publisher) put(l *lane, item queued, lost []Message) []Message {
+	p.serial++
+	item.serial = p.serial
+	if item.size > p.opts.MaxBytes {
+		p.dropped++
+		return append(lost, item.message)
+	}
+	l.queue.pushBack(item)
+	p.bytes += item.size
+	if item.after >= p.ahead.oldest() {
+		return lost // what it waits for wakes the goroutine
+	}
+	switch l.queue.len() {
+	case 1:
+		if wait := time.Until(p.next); wait > 0 {
+			p.due.Reset(wait)
+		} else {
+			p.poke()
+		}
+	case sendBatch:
+		p.poke()
+	}
+	return lost
+}
+
+// dropOldest gives up the oldest message that is not sent; the caller holds the lock.
+func (p *Publisher) dropOldest() (m Message, ok bool) {
+	var queue *fifo
+	for _, l := range p.lanes() {
+		if l.queue.len() > 0 && (queue == nil || l.queue.front().serial < queue.front().serial) {
+			queue = &l.queue
+		}
+	}
+	if queue == nil {
+		return Message{}, false
+	}
+	item := queue.popFront()
+	p.bytes -= item.size
+	p.dropped++
+	return item.message, true
+}
+
 // Stats returns the counts so far.
 func (p *Publisher) Stats() PublisherStats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	stats := PublisherStats{Queued: p.queue.len() + p.flight.len(), Acknowledged: p.acked, Dropped: p.dropped}
-	if stats.Queued > 0 {
-		stats.Err = p.last
+	stats := PublisherStats{Acknowledged: p.acked, Dropped: p.dropped, Settled: int64(p.settled())}
+	for _, l := range p.lanes() {
+		if waiting := l.len(); waiting > 0 {
+			stats.Queued += waiting
+			stats.Err = cmp.Or(stats.Err, l.last)
+		}
 	}
 	return stats
+}
+
+// settled is the serial number up to which all messages are; the caller holds the lock.
+func (p *Publisher) settled() uint64 {
+	return min(p.ahead.oldest(), p.main.oldest(), p.serial+1) - 1
 }
 
 // Drain returns when everything put in before is acknowledged or dropped, or with
@@ -208,15 +248,9 @@ func (p *Publisher) signalDrains() {
 	if len(p.drains) == 0 {
 		return
 	}
-	oldest := p.serial + 1
-	switch {
-	case p.flight.len() > 0:
-		oldest = p.flight.front().serial
-	case p.queue.len() > 0:
-		oldest = p.queue.front().serial
-	}
+	settled := p.settled()
 	p.drains = slices.DeleteFunc(p.drains, func(w waiter) bool {
-		if w.upTo >= oldest {
+		if w.upTo > settled {
 			return false
 		}
 		close(w.done)
@@ -242,12 +276,15 @@ func (p *Publisher) Run(ctx context.Context) error {
 	defer p.conn.OnState(func(bool) { p.lose() })()
 	wait := retryWaitMin
 	for {
-		before := p.Stats().Acknowledged
 		err := p.pump(ctx)
-		if ctx.Err() != nil || !p.settle(ctx, err) {
+		if ctx.Err() != nil {
 			return nil
 		}
-		if p.Stats().Acknowledged > before {
+		stuck, ok := p.settle(ctx, err)
+		if !ok {
+			return nil
+		}
+		if !stuck {
 			wait = retryWaitMin
 		}
 		p.opts.Log.Warn("publishing stopped, trying again", "err", err, "queued", p.Stats().Queued, "wait", wait)
@@ -268,7 +305,7 @@ func (p *Publisher) open() error {
 		return nil
 	}
 	js, err := jetstream.New(p.conn.nc,
-		jetstream.WithPublishAsyncMaxPending(maxInFlight+1),
+		jetstream.WithPublishAsyncMaxPending(len(p.lanes())*maxInFlight+1),
 		jetstream.WithPublishAsyncTimeout(ackTimeout),
 		jetstream.WithPublishAsyncAckHandler(func(_ jetstream.JetStream, msg *nats.Msg, _ *jetstream.PubAck) { p.answer(msg, nil) }),
 		jetstream.WithPublishAsyncErrHandler(func(_ jetstream.JetStream, msg *nats.Msg, err error) { p.answer(msg, err) }))
@@ -294,7 +331,7 @@ func (p *Publisher) pump(ctx context.Context) error {
 	}
 }
 
-// send moves messages from the queue to the stream while there is room in flight.
+// send moves messages from the queues to the streams while there is room in flight.
 func (p *Publisher) send() error {
 	var batch [sendBatch]outgoing
 	// Asking again would put a message behind younger ones.

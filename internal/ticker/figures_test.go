@@ -28,6 +28,9 @@ func TestFiguresGoBeforeTheirResult(t *testing.T) {
 	if len(out.messages) != 3 {
 		t.Fatalf("%d messages", len(out.messages))
 	}
+	if n := out.before[2]; n != 2 {
+		t.Errorf("the result waits for %d messages, want both", n)
+	}
 	figures, result := out.messages[0], out.messages[2]
 	batch := figures.Payload.(*picketv1.MetricBatch)
 	if figures.Subject != "picket.default.metric.local.server-1" || figures.ID != result.ID || !figures.Time.Equal(result.Time) ||

@@ -124,7 +124,7 @@ func (k *Ticker) turn(ctx context.Context) {
 
 // status is the heartbeat of this moment.
 func (k *Ticker) status() *picketv1.WorkerStatus {
-	k.ledger.settle(settledMessages(k.publisher.Stats()))
+	k.ledger.settle(k.publisher.Stats().Settled)
 	now := k.clock.Now()
 	owed := k.engine.owed(k.mono()) // before the ledger, which takes up what is explained
 	settled := k.ledger.until(now.UnixMilli())
@@ -134,8 +134,6 @@ func (k *Ticker) status() *picketv1.WorkerStatus {
 	k.stats.fill(status, now.UnixMilli(), settled)
 	return status
 }
-
-func settledMessages(stats bus.PublisherStats) int64 { return stats.Acknowledged + stats.Dropped }
 
 // beat hands a heartbeat to the sender. While the sender is stuck in a dead
 // connection the wheel goes on; what it does not take is not sent.

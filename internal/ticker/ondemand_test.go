@@ -95,7 +95,7 @@ func TestOnDemand(t *testing.T) {
 		}
 		return false
 	})
-	a.ticker.ledger.settle(settledMessages(a.ticker.publisher.Stats()))
+	a.ticker.ledger.settle(a.ticker.publisher.Stats().Settled)
 	now := a.ticker.clock.NowMS()
 	if until := a.ticker.ledger.until(now); until != now {
 		t.Errorf("settled until %d ms ago", now-until)

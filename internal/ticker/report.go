@@ -2,6 +2,7 @@ package ticker
 
 import (
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,9 +16,10 @@ import (
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
-// publisher is what takes messages without blocking.
+// publisher is what takes messages without blocking, and sends one when those
+// before it are safe.
 type publisher interface {
-	Enqueue(m bus.Message)
+	Enqueue(m bus.Message, before ...bus.Message)
 	Stats() bus.PublisherStats
 }
 
@@ -71,26 +73,30 @@ func (r *reporter) result(j job, started time.Time, outcome Outcome) {
 	r.send(t, j.atMS, !j.again, outcome)
 }
 
-// send publishes a result that is complete, and what goes with it before it.
+// send publishes a result that is complete, and what goes with it: that is with
+// the stream, or given up, before the result is sent. A process that dies leaves
+// figures without a result then, whose tick is looked at again or marked by
+// whoever comes next, and never a result that says that there are figures
+// where there are none.
 func (r *reporter) send(t *target, atMS int64, settles bool, outcome Outcome) {
 	result := outcome.Result
 	id, started := r.anew(identity(t.id, t.location, atMS)), result.GetStartedAt().AsTime()
-	for _, m := range outcome.Messages {
-		if batch, ok := m.Payload.(*picketv1.MetricBatch); ok {
-			m = metricMessage(t, result, batch, id)
+	before := slices.Clone(outcome.Messages)
+	for i := range before {
+		if batch, ok := before[i].Payload.(*picketv1.MetricBatch); ok {
+			before[i] = metricMessage(t, result, batch, id)
 		}
-		m.Trace = outcome.trace
-		r.ledger.accompany(func() { r.out.Enqueue(m) })
+		before[i].Trace = outcome.trace
 	}
 	m := bus.Message{
 		Subject: bus.ProbeSubject(t.org, result.GetStatus(), t.location, t.server, t.name),
 		ID:      id, Time: started, Payload: result, Trace: outcome.trace,
 	}
 	if settles {
-		r.enqueue(atMS, m)
+		r.enqueue(atMS, m, before...)
 		return
 	}
-	r.ledger.accompany(func() { r.out.Enqueue(m) })
+	r.ledger.pass(1+len(before), func() { r.out.Enqueue(m, before...) })
 }
 
 // metricMessage completes the figures of a run: they have the identity of its result.
@@ -149,8 +155,8 @@ func (r *reporter) complete(t *target, atMS, revision int64, result *picketv1.Pr
 	result.ScheduledAt = timestamppb.New(time.UnixMilli(atMS))
 }
 
-func (r *reporter) enqueue(atMS int64, m bus.Message) {
-	r.ledger.queue(atMS, func() { r.out.Enqueue(m) })
+func (r *reporter) enqueue(atMS int64, m bus.Message, before ...bus.Message) {
+	r.ledger.queue(atMS, len(before), func() { r.out.Enqueue(m, before...) })
 }
 
 // acknowledged counts a message that the stream has taken.

@@ -18,14 +18,21 @@ import (
 )
 
 // outbox takes messages as the publisher does.
-type outbox struct{ messages []bus.Message }
+type outbox struct {
+	messages []bus.Message
+	before   map[int]int // how many are to be safe before, by index
+}
 
-func (o *outbox) Enqueue(m bus.Message)     { o.messages = append(o.messages, m) }
+func (o *outbox) Enqueue(m bus.Message, before ...bus.Message) {
+	o.messages = append(append(o.messages, before...), m)
+	o.before[len(o.messages)-1] = len(before)
+}
+
 func (o *outbox) Stats() bus.PublisherStats { return bus.PublisherStats{Queued: len(o.messages)} }
 
 func newReporter(t *testing.T) (*reporter, *outbox) {
 	t.Helper()
-	out := &outbox{}
+	out := &outbox{before: map[int]int{}}
 	m, err := newMetrics(prometheus.NewRegistry(), func() figures { return figures{} }, out.Stats)
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +135,13 @@ func TestLedger(t *testing.T) {
 				i := rapid.IntRange(0, len(open)-1).Draw(t, "which")
 				at := open[i]
 				open = append(open[:i], open[i+1:]...)
-				l.queue(at, func() { queued = append(queued, at) })
+				before := rapid.IntRange(0, 2).Draw(t, "before")
+				l.queue(at, before, func() {
+					for range before {
+						queued = append(queued, at) // the tick is open while what goes before is
+					}
+					queued = append(queued, at)
+				})
 			},
 			"acknowledged": func(t *rapid.T) {
 				n := rapid.IntRange(0, len(queued)).Draw(t, "n")

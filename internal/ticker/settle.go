@@ -20,7 +20,7 @@ type ledger struct {
 	// settlesNothing stands for a message that is not the last of its tick.
 	queued []int64
 	first  int   // of queued that is not settled
-	done   int64 // settled since the start
+	done   int64 // settled since the start, all before included
 	held   int64 // what is said instead until the process has joined; 0: nothing
 }
 
@@ -48,26 +48,33 @@ func (l *ledger) add(atMS int64) {
 	l.due[atMS/settleMS]++
 }
 
-// queue notes that the outcome of a tick goes to the publisher, and has it put
-// there: both in the same order.
-func (l *ledger) queue(atMS int64, enqueue func()) { l.put(atMS/settleMS, enqueue) }
+// queue notes that the outcome of a tick goes to the publisher behind some
+// messages that go before it, and has them put there: all in the same order.
+func (l *ledger) queue(atMS int64, before int, enqueue func()) {
+	l.put(before, atMS/settleMS, enqueue)
+}
 
-// accompany has a message put there with which no tick is settled: the one that
-// settles it follows.
-func (l *ledger) accompany(enqueue func()) { l.put(settlesNothing, enqueue) }
+// pass has messages put there with which no tick is settled.
+func (l *ledger) pass(messages int, enqueue func()) {
+	l.put(messages-1, settlesNothing, enqueue)
+}
 
-func (l *ledger) put(step int64, enqueue func()) {
+func (l *ledger) put(before int, step int64, enqueue func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	for range before {
+		l.queued = append(l.queued, settlesNothing)
+	}
 	l.queued = append(l.queued, step)
 	enqueue()
 }
 
-// settle notes how many messages the publisher has got rid of since it was made.
-func (l *ledger) settle(total int64) {
+// settle notes up to which message, counted from 1 as they were put there, the
+// publisher has got rid of all.
+func (l *ledger) settle(upTo int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for ; l.done < total && l.first < len(l.queued); l.done++ {
+	for ; l.done < upTo && l.first < len(l.queued); l.done++ {
 		step := l.queued[l.first]
 		l.first++
 		if l.due[step]--; l.due[step] <= 0 {

@@ -210,7 +210,7 @@ func (r *simReplica) publish(atMS int64, deliver func()) {
 	if r.promised[atMS]--; r.promised[atMS] < 0 {
 		r.sim.fault("%s settles a tick at %d that is not open", r.name, atMS)
 	}
-	r.ledger.queue(atMS, func() { r.unsent = append(r.unsent, deliver) })
+	r.ledger.queue(atMS, 0, func() { r.unsent = append(r.unsent, deliver) })
 	r.flush()
 }
 
@@ -226,7 +226,7 @@ func (s *sim) takes(atMS int64) bool {
 
 // publishAgain does so with what its marker has settled.
 func (r *simReplica) publishAgain(deliver func()) {
-	r.ledger.accompany(func() { r.unsent = append(r.unsent, deliver) })
+	r.ledger.pass(1, func() { r.unsent = append(r.unsent, deliver) })
 	r.flush()
 }
 
