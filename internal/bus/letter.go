@@ -93,7 +93,13 @@ func (c *Conn) NewestLetters(ctx context.Context, filter LetterFilter, n int) (l
 			return nil, false, err
 		}
 		var part []*Letter
-		err = box.walk(ctx, filter, from, to, replays, func(l *Letter) error { part = append(part, l); return nil })
+		err = box.walk(ctx, filter, from, to, replays, func(l *Letter) error {
+			// A stride may hold far more than the page, each with half a megabyte: the newest and one more are enough.
+			if part = append(part, l); len(part) > 2*n+1 {
+				part = slices.Clone(part[len(part)-n-1:])
+			}
+			return nil
+		})
 		if err != nil {
 			return nil, false, err
 		}
