@@ -23,10 +23,12 @@ type modelled struct {
 	gone   map[string]string // "acknowledged" or "dropped", by ID
 	put    int
 
-	// By stream: what it has, what was sent to it and is not answered, and whether it refuses.
+	// By stream: what it has, what was sent to it and is not answered, whether it
+	// refuses, and whether it has taken something since the last failure.
 	stored   map[string][]string
 	inFlight map[string][]outgoing
 	refuses  map[string]bool
+	proven   map[string]bool
 }
 
 var errNoRoom = errors.New("no room")
@@ -34,7 +36,7 @@ var errNoRoom = errors.New("no room")
 func newModelled(t *rapid.T) *modelled {
 	m := &modelled{
 		before: map[string][]string{}, gone: map[string]string{}, stored: map[string][]string{},
-		inFlight: map[string][]outgoing{}, refuses: map[string]bool{},
+		inFlight: map[string][]outgoing{}, refuses: map[string]bool{}, proven: map[string]bool{},
 	}
 	gone := func(what string, message Message) {
 		if as, twice := m.gone[message.ID]; twice {
@@ -88,13 +90,18 @@ func (m *modelled) run(t *rapid.T) {
 					t.Fatalf("result %s is sent before its figures %s are safe", out.message.ID, id)
 				}
 			}
-			m.inFlight[out.message.Subject] = append(m.inFlight[out.message.Subject], out)
+			stream := out.message.Subject
+			m.inFlight[stream] = append(m.inFlight[stream], out)
+			if !m.proven[stream] && len(m.inFlight[stream]) > 1 {
+				t.Fatalf("%d %s are sent to a stream that may be about to recover", len(m.inFlight[stream]), stream)
+			}
 		}
 		switch {
 		case err != nil && m.p.unanswered == 0:
 			if _, ok := m.p.settle(t.Context(), err); !ok {
 				t.Fatal("not settled")
 			}
+			clear(m.proven)
 		case n == 0:
 			return
 		}
@@ -118,6 +125,7 @@ func (m *modelled) answer(stream string, err error) {
 	}
 	if err == nil {
 		m.store(out)
+		m.proven[stream] = true
 	}
 	m.p.answer(out.msg, err)
 }
