@@ -150,13 +150,13 @@ WITH shortest AS MATERIALIZED (
     SELECT clock_timestamp() AS now, (min(3 * interval_ms + timeout_ms) + 15000) * interval '1 millisecond' AS span FROM checks WHERE enabled),
 servers AS (
     SELECT s.lifecycle, s.health_status, s.region, s.last_health_check_at,
-           coalesce(s.last_health_check_at > (SELECT now - span FROM shortest), false)
-               AND NOT EXISTS (SELECT FROM checks c WHERE c.server_id = s.id AND NOT c.enabled)
+           o.server_id IS NULL AND coalesce(s.last_health_check_at > (SELECT now - span FROM shortest), false)
            OR s.lifecycle <> 'inactive' AND EXISTS (
                SELECT FROM checks c JOIN check_states k ON k.check_id = c.id
                WHERE c.server_id = s.id AND c.enabled AND k.checked_at > (SELECT now FROM shortest)
                    - (3 * c.interval_ms + c.timeout_ms + 15000) * interval '1 millisecond') AS fresh
-    FROM managed_servers s WHERE s.org = $1 AND s.removed_at IS NULL),
+    FROM managed_servers s LEFT JOIN (SELECT DISTINCT server_id FROM checks WHERE NOT enabled) o ON o.server_id = s.id
+    WHERE s.org = $1 AND s.removed_at IS NULL),
 counted AS (
     SELECT count(*) AS total, count(*) FILTER (WHERE lifecycle = 'active') AS active,
            count(*) FILTER (WHERE lifecycle = 'maintenance') AS maintenance, count(*) FILTER (WHERE lifecycle = 'inactive') AS inactive,
