@@ -307,6 +307,13 @@ func (w *ResultWriter) LoadStates(ctx context.Context) (newest Position, err err
 	return newest, nil
 }
 
+// States is how many current states the writer knows.
+func (w *ResultWriter) States() int {
+	w.states.mu.Lock()
+	defer w.states.mu.Unlock()
+	return len(w.states.known)
+}
+
 // Flush is FlushPart of everything.
 func (w *ResultWriter) Flush(ctx context.Context) error { return w.FlushPart(ctx, 0, 1) }
 

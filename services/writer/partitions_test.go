@@ -7,6 +7,7 @@ import (
 	"github.com/picketd/picket/internal/bus"
 	"github.com/picketd/picket/internal/catalog"
 	"github.com/picketd/picket/internal/store"
+	"github.com/picketd/picket/internal/tick"
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
@@ -123,6 +124,33 @@ func TestPartitionMissingIsCritical(t *testing.T) {
 	info, err := w.bus.StreamInfo(t.Context(), bus.StreamEvents)
 	if err != nil || info.Messages != 2 {
 		t.Errorf("%d messages (%v), want 2: a tick nobody looked at hides no outcome", info.Messages, err)
+	}
+}
+
+// TestWhatWasDueLongAgoIsNotReported: a check that was moved to another location more than a day ago is owed ticks here that
+// no message may speak of any more; nothing is said, and nothing of another time instead.
+func TestWhatWasDueLongAgoIsNotReported(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, bus.StreamLimits{})
+	w.declare(time.Minute)
+	svc, _ := w.service("one")
+	watch := reportWatch{service: svc, reported: reported{SelfServer, PartitionCheck, svc.lookAtPartitions}}
+	if err := watch.refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	watch.last = now.Add(-50 * time.Hour).UnixMilli()
+	watch.schedules = tick.Schedules{
+		{Revision: 1, IntervalMS: time.Minute.Milliseconds(), EffectiveAtMS: now.Add(-60 * time.Hour).UnixMilli()},
+		{Revision: 2, EffectiveAtMS: now.Add(-40 * time.Hour).UnixMilli()}, // elsewhere
+	}
+	watch.step(t.Context())
+	info, err := w.bus.StreamInfo(t.Context(), bus.StreamEvents)
+	if err != nil || info.Messages != 0 {
+		t.Errorf("%d messages (%v), want none", info.Messages, err)
+	}
+	if again := now.Add(-40 * time.Hour); watch.last < again.Add(-2*time.Minute).UnixMilli() {
+		t.Errorf("what is past is asked for again and again: %s", time.UnixMilli(watch.last))
 	}
 }
 

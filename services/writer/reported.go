@@ -117,6 +117,10 @@ func (w *reportWatch) refresh(ctx context.Context) error {
 // publish sends what is known about the ticks after the last one: those passed over as missed, and the newest as seen.
 func (w *reportWatch) publish(ctx context.Context, due, revision int64) error {
 	s := w.service
+	oldest := time.Now().Add(-bus.MostLate + time.Minute)
+	if time.UnixMilli(due).Before(oldest) {
+		return nil // the check was due long ago and then no more: no message may say so now
+	}
 	first, firstRevision, _ := w.schedules.Next(w.check.Serial, s.kit.Location, w.last)
 	if first < due {
 		until, _, _ := w.schedules.Last(w.check.Serial, s.kit.Location, w.last, due-1)
@@ -124,7 +128,7 @@ func (w *reportWatch) publish(ctx context.Context, due, revision int64) error {
 		gap.Status, gap.Reason = picketv1.Status_STATUS_UNKNOWN, "missed"
 		gap.Message = "no writer was there to look"
 		gap.MissedUntil = timestamppb.New(time.UnixMilli(until))
-		if oldest := time.Now().Add(-bus.MostLate + time.Minute); time.UnixMilli(first).Before(oldest) {
+		if time.UnixMilli(first).Before(oldest) {
 			// Beyond what a message may say; the tick after it can still be explained.
 			first, firstRevision, _ = w.schedules.Next(w.check.Serial, s.kit.Location, oldest.UnixMilli())
 			gap.ScheduledAt, gap.Revision = timestamppb.New(time.UnixMilli(first)), firstRevision

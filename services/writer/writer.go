@@ -33,8 +33,10 @@ const (
 	// finishGrace is how long a batch in hand may take once the service is told to stop. What is not committed by then
 	// comes again.
 	finishGrace = 5 * time.Second
-	// flushParts is in how many steps the current states are moved in the course of an interval.
-	flushParts = 20
+	// flushAtOnce is how many current states are moved in a step, and flushSteps in how many steps at most they all are in the
+	// course of an interval.
+	flushAtOnce = 500
+	flushSteps  = 20
 )
 
 // Deps is what the writer works with. It closes none of it.
@@ -163,8 +165,11 @@ func (s *Service) prepare(ctx context.Context) bool {
 // flushStates moves the times of current states once in every interval, a part of the servers after the other, and all of
 // them at the end.
 func (s *Service) flushStates(ctx context.Context) {
-	for part := 0; sleep(ctx, s.config.StateFlush/flushParts); part = (part + 1) % flushParts {
-		if err := s.flush(ctx, part, flushParts); err != nil && ctx.Err() == nil {
+	for part, parts := 0, 1; sleep(ctx, s.config.StateFlush/time.Duration(parts)); part++ {
+		if part >= parts {
+			part, parts = 0, min(max(s.writer.States()/flushAtOnce, 1), flushSteps)
+		}
+		if err := s.flush(ctx, part, parts); err != nil && ctx.Err() == nil {
 			s.log.Warn("current states not written, trying again with the next", "err", err)
 		}
 	}
