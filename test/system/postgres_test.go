@@ -105,11 +105,11 @@ func (p *postgres) end(signal syscall.Signal) {
 	<-p.server.Done()
 }
 
-// start starts the server when it is down, and waits until it answers.
+// start starts the server when it is down, and waits until it answers. That of `picket up` is started by that, when it
+// runs: it may be down as well, and about to be started.
 func (p *postgres) start() {
 	p.t.Helper()
 	if p.kept {
-		p.awaitAnswer()
 		return
 	}
 	p.mu.Lock()
