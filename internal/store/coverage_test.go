@@ -129,13 +129,15 @@ func TestLastResult(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	w := s.NewResultWriter()
-	if at, err := s.LastResult(t.Context(), checkID(1), "local"); err != nil || !at.IsZero() {
+	if at, err := s.LastResult(t.Context(), checkID(1), "local", time.Now()); err != nil || !at.IsZero() {
 		t.Errorf("without results: %v, %v", at, err)
 	}
 	at := time.Now().UTC().Truncate(time.Second)
 	write(t, w, []Result{outcome(1, at), missed(outcome(1, at.Add(time.Second)), at.Add(9*time.Second))})
-	if got, err := s.LastResult(t.Context(), checkID(1), "local"); err != nil || !got.Equal(at.Add(9*time.Second)) {
-		t.Errorf("last %v, %v, want %v", got, err, at.Add(9*time.Second))
+	for until, want := range map[time.Duration]time.Duration{0: 0, time.Second: 9 * time.Second, time.Hour: 9 * time.Second} {
+		if got, err := s.LastResult(t.Context(), checkID(1), "local", at.Add(until)); err != nil || !got.Equal(at.Add(want)) {
+			t.Errorf("last up to %v: %v, %v, want %v", until, got, err, at.Add(want))
+		}
 	}
 }
 

@@ -68,14 +68,16 @@ func (s *Store) FindCheck(ctx context.Context, org, server, check string) (Check
 	return checks[0], nil
 }
 
-// LastResult returns the newest tick of a check at a location that has a row or is explained by one; zero when none.
-func (s *Store) LastResult(ctx context.Context, check uuid.UUID, location string) (time.Time, error) {
+// LastResult returns the newest tick of a check at a location that has a row up to an instant, or is explained by one, which
+// may reach further; zero when none.
+func (s *Store) LastResult(ctx context.Context, check uuid.UUID, location string, until time.Time) (time.Time, error) {
 	ctx, cancel := context.WithTimeout(ctx, TxTimeout)
 	defer cancel()
 	var at time.Time
 	err := s.pool.QueryRow(ctx, `
 		SELECT greatest(scheduled_at, missed_until) FROM server_health_checks
-		WHERE check_id = $1 AND location = $2 AND NOT on_demand ORDER BY scheduled_at DESC LIMIT 1`, check, location).Scan(&at)
+		WHERE check_id = $1 AND location = $2 AND scheduled_at <= $3 AND NOT on_demand ORDER BY scheduled_at DESC LIMIT 1`,
+		check, location, until).Scan(&at)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return time.Time{}, fmt.Errorf("read last result: %w", err)
 	}

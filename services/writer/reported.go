@@ -60,6 +60,12 @@ type reportWatch struct {
 // step does what is due and returns how long to wait for the next step.
 func (w *reportWatch) step(ctx context.Context) time.Duration {
 	s := w.service
+	now := time.Now().UnixMilli()
+	if w.last > now+bus.MostEarly.Milliseconds() {
+		// The clock was ahead then, and the stream has refused what was said, or it is behind now: what is stored of the
+		// time up to now tells. What is said twice is one result.
+		w.known, w.asked, w.last = false, time.Time{}, 0
+	}
 	if time.Since(w.asked) >= checkRefresh {
 		if err := w.refresh(ctx); err != nil {
 			s.log.Debug("reported check not read", "server", w.server, "check", w.name, "err", err)
@@ -67,10 +73,6 @@ func (w *reportWatch) step(ctx context.Context) time.Duration {
 	}
 	if !w.known {
 		return checkRefresh
-	}
-	now := time.Now().UnixMilli()
-	if w.last > now+bus.MostEarly.Milliseconds() {
-		w.last = now // the clock was ahead then; what is said twice is one result
 	}
 	due, revision, ok := w.schedules.Last(w.check.Serial, s.kit.Location, w.last, now)
 	if ok {
@@ -102,11 +104,12 @@ func (w *reportWatch) refresh(ctx context.Context) error {
 	default:
 		if !w.known || w.check.ID != check.ID {
 			// Ticks since the last result, of this process or another, were nobody's.
-			last, err := w.service.store.LastResult(ctx, check.ID, w.service.kit.Location)
+			now := time.Now()
+			last, err := w.service.store.LastResult(ctx, check.ID, w.service.kit.Location, now)
 			if err != nil {
 				return err
 			}
-			w.last = max(w.last, last.UnixMilli(), check.Versions[0].EffectiveAtMS-1)
+			w.last = max(w.last, min(max(last.UnixMilli(), check.Versions[0].EffectiveAtMS-1), now.UnixMilli()))
 		}
 		w.check, w.schedules, w.known = check, check.At(w.service.kit.Location), true
 	}
