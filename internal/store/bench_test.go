@@ -202,12 +202,12 @@ func BenchmarkWriteMetrics(b *testing.B) {
 }
 
 func encodeMetrics(b *testing.B, rows []Metric) []byte {
-	batch := make([]metricRow, len(rows))
+	facts, batch := make([]metricFacts, len(rows)), make([]metricRow, len(rows))
 	for i := range rows {
-		var err error
-		if batch[i], err = newMetricRow(&rows[i], i); err != nil {
+		if err := facts[i].read(&rows[i]); err != nil {
 			b.Fatal(err)
 		}
+		batch[i] = newMetricRow(&facts[i], i)
 	}
 	buf := []byte(copyHeader)
 	for _, row := range sortMetrics(batch) {

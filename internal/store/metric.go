@@ -3,7 +3,9 @@ package store
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -75,18 +77,18 @@ func (s *Store) NewMetricWriter(results *ResultWriter) *MetricWriter {
 // redelivered mean what they do in [ResultWriter.Write]. In [Written], a message of samples alone is a row.
 func (w *MetricWriter) Write(ctx context.Context, rows []Metric, redelivered bool) (Written, error) {
 	var written Written
+	facts := make([]metricFacts, len(rows))
 	batch := make([]metricRow, 0, len(rows))
 	for i := range rows {
 		if w.results.states.isForeign(stateKey{rows[i].CheckID, rows[i].Location}, rows[i].Org) {
 			written.Refused = append(written.Refused, Refused{Row: i, Err: ErrForeign})
 			continue
 		}
-		row, err := newMetricRow(&rows[i], i)
-		if err != nil {
+		if err := facts[i].read(&rows[i]); err != nil {
 			written.Refused = append(written.Refused, Refused{Row: i, Err: err})
 			continue
 		}
-		batch = append(batch, row)
+		batch = append(batch, newMetricRow(&facts[i], i))
 	}
 	if len(batch) == 0 {
 		return written, nil
@@ -98,90 +100,153 @@ func (w *MetricWriter) Write(ctx context.Context, rows []Metric, redelivered boo
 	return written, err
 }
 
-// metricRow is a metric in the form of its row.
+// metricRow is a row and where it stood in the caller's batch. It is small and has the check's id as two numbers, since
+// sorting moves and compares rows; see [batchRow].
 type metricRow struct {
-	*Metric
-	index  int
-	reals  [3]*float64 // percentages
-	counts [8]*int64
-	cost   string // decimal; empty: none
-	extra  []byte
+	*metricFacts
+	high, low uint64
+	index     int
 }
 
-func newMetricRow(m *Metric, index int) (metricRow, error) {
-	row := metricRow{Metric: m, index: index}
+func newMetricRow(facts *metricFacts, index int) metricRow {
+	id := facts.CheckID
+	return metricRow{metricFacts: facts, index: index, high: binary.BigEndian.Uint64(id[:8]), low: binary.BigEndian.Uint64(id[8:])}
+}
+
+// metricFacts is a metric in the form of its columns.
+type metricFacts struct {
+	*Metric
+	reals  [3]float64 // percentages
+	counts [8]int64
+	// There are those whose bit is set.
+	realsThere, countsThere uint8
+	cost                    string // decimal; empty: none
+	extra                   []byte
+}
+
+// read puts the figures of a metric into the columns.
+func (f *metricFacts) read(m *Metric) error {
+	f.Metric = m
 	if m.CheckID == uuid.Nil {
-		return row, nil
+		return nil
 	}
-	rest := make(map[string]json.RawMessage)
-	if len(m.Extra) > 0 {
-		if err := json.Unmarshal(m.Extra, &rest); err != nil {
-			return row, fmt.Errorf("extra: %w", err)
-		}
-	}
+	var others [8]string // without an allocation for so many
+	rest := others[:0]
 	for name, value := range m.Values {
-		if !row.take(name, value) {
-			text, err := json.Marshal(value)
+		if !f.take(name, value) {
+			rest = append(rest, name)
+		}
+	}
+	if len(m.Extra) == 0 && len(rest) == 0 {
+		return nil
+	}
+	var err error
+	if f.extra, err = extraOf(m, rest); err != nil {
+		return fmt.Errorf("extra: %w", err)
+	}
+	return nil
+}
+
+// extraOf is the JSON object of what is no figure and of the named figures, which have no column.
+func extraOf(m *Metric, names []string) ([]byte, error) {
+	slices.Sort(names)
+	if len(m.Extra) > 0 {
+		rest := make(map[string]json.RawMessage)
+		if err := json.Unmarshal(m.Extra, &rest); err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			value, err := appendNumber(nil, m.Values[name])
 			if err != nil {
-				return row, fmt.Errorf("figure %q: %w", name, err)
+				return nil, fmt.Errorf("figure %q: %w", name, err)
 			}
-			rest[name] = text
+			rest[name] = value
+		}
+		if len(rest) == 0 {
+			return nil, nil
+		}
+		return json.Marshal(rest)
+	}
+	// By hand: most servers show a few figures more, and a map for each took as long as the database does.
+	object := append(make([]byte, 0, 64), '{')
+	for i, name := range names {
+		if i > 0 {
+			object = append(object, ',')
+		}
+		quoted, err := json.Marshal(name)
+		if err != nil {
+			return nil, err
+		}
+		object = append(append(object, quoted...), ':')
+		if object, err = appendNumber(object, m.Values[name]); err != nil {
+			return nil, fmt.Errorf("figure %q: %w", name, err)
 		}
 	}
-	if len(rest) > 0 {
-		var err error
-		if row.extra, err = json.Marshal(rest); err != nil {
-			return row, fmt.Errorf("extra: %w", err)
-		}
+	return append(object, '}'), nil
+}
+
+// errNoNumber is why a figure cannot be said in JSON.
+var errNoNumber = errors.New("not a finite number")
+
+// appendNumber writes a figure as JSON.
+func appendNumber(b []byte, value float64) ([]byte, error) {
+	if math.IsNaN(value) || math.IsInf(value, 0) {
+		return nil, errNoNumber
 	}
-	return row, nil
+	return strconv.AppendFloat(b, value, 'g', -1, 64), nil
 }
 
 // take puts a figure into its column, when it has one and fits.
-func (r *metricRow) take(name string, value float64) bool {
+func (f *metricFacts) take(name string, value float64) bool {
 	switch name {
 	case "cpu_percent":
-		r.reals[0] = &value
+		return f.real(0, value)
 	case "memory_percent":
-		r.reals[1] = &value
+		return f.real(1, value)
 	case "disk_percent":
-		r.reals[2] = &value
+		return f.real(2, value)
 	case "network_rx_bytes":
-		return r.count(0, value, 0)
+		return f.count(0, value, 0)
 	case "network_tx_bytes":
-		return r.count(1, value, 0)
+		return f.count(1, value, 0)
 	case "active_services":
-		return r.count(2, value, -mostExact)
+		return f.count(2, value, -mostExact)
 	case "failed_services":
-		return r.count(3, value, -mostExact)
+		return f.count(3, value, -mostExact)
 	case "total_services":
-		return r.count(4, value, -mostExact)
+		return f.count(4, value, -mostExact)
 	case "llm_requests":
-		return r.count(5, value, 0)
+		return f.count(5, value, 0)
 	case "active_users":
-		return r.count(6, value, -mostExact)
+		return f.count(6, value, -mostExact)
 	case "total_users":
-		return r.count(7, value, -mostExact)
+		return f.count(7, value, -mostExact)
 	case costName:
 		if value < 0 || value > mostCost {
 			return false
 		}
-		r.cost = decimal(value)
+		f.cost = decimal(value)
 	default:
 		return false
 	}
 	return true
 }
 
+func (f *metricFacts) real(i int, value float64) bool {
+	f.reals[i] = value
+	f.realsThere |= 1 << i
+	return true
+}
+
 // mostExact bounds the whole numbers that a double holds exactly: larger ones may not be what was said.
 const mostExact = 1 << 53
 
-func (r *metricRow) count(i int, value, least float64) bool {
+func (f *metricFacts) count(i int, value, least float64) bool {
 	if value != math.Trunc(value) || value < least || value > mostExact {
 		return false
 	}
-	whole := int64(value)
-	r.counts[i] = &whole
+	f.counts[i] = int64(value)
+	f.countsThere |= 1 << i
 	return true
 }
 
@@ -200,13 +265,28 @@ func decimal(value float64) string {
 	return text
 }
 
+// compareKeys is the order of the table's key, in which every transaction of ours touches rows; see the one of [batchRow].
+func (r *metricRow) compareKeys(other *metricRow) int {
+	switch {
+	case r.high != other.high:
+		return cmp.Compare(r.high, other.high)
+	case r.low != other.low:
+		return cmp.Compare(r.low, other.low)
+	case r.Location != other.Location:
+		return strings.Compare(r.Location, other.Location)
+	}
+	return r.ScheduledAt.Compare(other.ScheduledAt)
+}
+
 // sortMetrics brings rows into the order of their key, the first of each key. Messages of samples have none and stay all.
 func sortMetrics(batch []metricRow) []metricRow {
-	key := func(a, b metricRow) int {
-		return cmp.Or(slices.Compare(a.CheckID[:], b.CheckID[:]), cmp.Compare(a.Location, b.Location), a.ScheduledAt.Compare(b.ScheduledAt))
-	}
-	slices.SortStableFunc(batch, key)
-	return slices.CompactFunc(batch, func(a, b metricRow) bool { return a.CheckID != uuid.Nil && key(a, b) == 0 })
+	slices.SortFunc(batch, func(a, b metricRow) int {
+		if c := a.compareKeys(&b); c != 0 {
+			return c
+		}
+		return cmp.Compare(a.index, b.index)
+	})
+	return slices.CompactFunc(batch, func(a, b metricRow) bool { return a.CheckID != uuid.Nil && a.compareKeys(&b) == 0 })
 }
 
 // try is one transaction: the rows, and the samples.

@@ -253,3 +253,41 @@ func TestCountersOfResults(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// TestExtra: figures without a column are kept beside what is no figure, under any name, and as exactly as they came.
+func TestExtra(t *testing.T) {
+	t.Parallel()
+	odd := "a \"name\" with\\ \u2028 <all> of it\n"
+	for name, c := range map[string]struct {
+		values map[string]float64
+		extra  string
+		want   map[string]any
+	}{
+		"nothing":       {map[string]float64{"cpu_percent": 1}, "", nil},
+		"figures":       {map[string]float64{"load1": 0.1, odd: 1e-300, "big": 1e21, "cpu_percent": 1, "total_users": 0.5}, "", map[string]any{"load1": 0.1, odd: 1e-300, "big": 1e21, "total_users": 0.5}},
+		"text":          {nil, `{"host":"a"}`, map[string]any{"host": "a"}},
+		"both":          {map[string]float64{"load1": 2}, `{"host":"a"}`, map[string]any{"host": "a", "load1": 2.0}},
+		"the same name": {map[string]float64{"load1": 2}, `{"load1":"high"}`, map[string]any{"load1": 2.0}},
+		"empty":         {nil, `{}`, nil},
+	} {
+		var facts metricFacts
+		if err := facts.read(&Metric{CheckID: checkID(1), Values: c.values, Extra: []byte(c.extra)}); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		var got map[string]any
+		if facts.extra != nil {
+			if err := json.Unmarshal(facts.extra, &got); err != nil {
+				t.Errorf("%s: %s: %v", name, facts.extra, err)
+			}
+		}
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+	for _, value := range []float64{math.NaN(), math.Inf(1)} {
+		if err := new(metricFacts).read(&Metric{CheckID: checkID(1), Values: map[string]float64{"load1": value}}); !errors.Is(err, errNoNumber) {
+			t.Errorf("%v is taken: %v", value, err)
+		}
+	}
+}

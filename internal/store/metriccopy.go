@@ -35,18 +35,18 @@ func appendMetric(b []byte, r *metricRow) []byte {
 	b = appendTime(b, r.ScheduledAt)
 	b = appendInt64(b, r.StreamEpoch)
 	b = appendInt64(b, r.StreamSeq)
-	for _, real := range r.reals {
-		if real == nil {
+	for i, real := range r.reals {
+		if r.realsThere&(1<<i) == 0 {
 			b = appendNull(b)
 		} else {
-			b = appendInt64(b, int64(math.Float64bits(*real)))
+			b = appendInt64(b, int64(math.Float64bits(real)))
 		}
 	}
-	for _, count := range r.counts {
-		if count == nil {
+	for i, count := range r.counts {
+		if r.countsThere&(1<<i) == 0 {
 			b = appendNull(b)
 		} else {
-			b = appendInt64(b, *count)
+			b = appendInt64(b, count)
 		}
 	}
 	b = appendBool(b, r.OnDemand)
@@ -72,10 +72,10 @@ func insertMetrics(ctx context.Context, tx pgx.Tx, rows []metricRow) (int, error
 		demand[i], orgs[i], locations[i] = r.OnDemand, r.Org, r.Location
 		costs[i], extras[i] = nullText(r.cost), nullJSON(r.extra)
 		for j := range reals {
-			reals[j] = append(reals[j], r.reals[j])
+			reals[j] = append(reals[j], there(r.realsThere, j, &r.reals[j]))
 		}
 		for j := range counts {
-			counts[j] = append(counts[j], r.counts[j])
+			counts[j] = append(counts[j], there(r.countsThere, j, &r.counts[j]))
 		}
 	}
 	tag, err := tx.Exec(ctx, insertMetricsSQL, checks, servers, times, epochs, seqs,
@@ -85,4 +85,12 @@ func insertMetrics(ctx context.Context, tx pgx.Tx, rows []metricRow) (int, error
 		return 0, fmt.Errorf("insert: %w", err)
 	}
 	return int(tag.RowsAffected()), nil
+}
+
+// there is nil for a value whose bit is not set.
+func there[V any](bits uint8, i int, value *V) *V {
+	if bits&(1<<i) == 0 {
+		return nil
+	}
+	return value
 }
