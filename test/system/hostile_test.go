@@ -195,14 +195,26 @@ const (
 // watchTargets looks on for a while and then holds every result, and what the processes held, to what is promised.
 func (w *hostileWorld) watchTargets(before fare) {
 	w.t.Helper()
+	strain := measureStrain()
 	from := query[time.Time](w.t, w.d, "SELECT now()")[0]
 	length := max(20*time.Second, faultFor(w.t))
 	w.holdTo(length)
 	to := query[time.Time](w.t, w.d, "SELECT now()")[0]
+	// On a busy machine it takes some more looks until each kind was seen for what it is.
+	for unseen := w.unseen(from, to); len(unseen) > 0 && time.Since(from) < patience; unseen = w.unseen(from, to) {
+		w.holdTo(5 * time.Second)
+		to = query[time.Time](w.t, w.d, "SELECT now()")[0]
+	}
 	settle(w.t, w.d, to)
 	w.judge(from, to)
+	for _, kind := range w.unseen(from, to) {
+		w.t.Errorf("no result of %s says what is wrong with it", kind)
+	}
 	now := w.fare(from, to)
 	w.t.Logf("good servers: before %+v, among hostile ones %+v", before, now)
+	if strain.over(w.t) { // then it is the fleet, in one process with the test, that does not answer
+		return
+	}
 	if now.answered < before.answered-0.05 {
 		w.t.Errorf("%.1f %% of the ticks of good servers have their answer, %.1f %% before", 100*now.answered, 100*before.answered)
 	}
@@ -323,7 +335,6 @@ func (w *hostileWorld) judge(from, to time.Time) {
 		kinds[w.fleet.Name(i)] = w.kind(i)
 	}
 	said := map[string]int64{}
-	first := map[string]bool{} // kinds of which one had the verdict that is theirs
 	for _, r := range w.results(from, to) {
 		kind, known := kinds[r.server]
 		status, reason, _ := strings.Cut(r.said, " ")
@@ -344,21 +355,32 @@ func (w *hostileWorld) judge(from, to time.Time) {
 			word = "deaf"
 		case known:
 			good = append(good, verdicts(kind)...)
-			first[word] = first[word] || slices.Contains(verdicts(kind), r.said)
 		}
 		said[word+": "+r.said] += r.count
 		if !slices.Contains(good, r.said) && !strings.HasPrefix(reason, "missed") {
 			w.t.Errorf("%s (%s) is %q, expected one of %q", r.server, word, r.said, good)
 		}
 	}
-	for _, kind := range fleetsim.Hostile() {
-		if !first[kind.String()] {
-			w.t.Errorf("no result of %s says what is wrong with it", kind)
-		}
-	}
 	for _, line := range slices.Sorted(keys(said)) {
 		w.t.Logf("%6d × %s", said[line], line)
 	}
+}
+
+// unseen are the hostile kinds of which no result says what is wrong with them.
+func (w *hostileWorld) unseen(from, to time.Time) []fleetsim.Behaviour {
+	w.t.Helper()
+	said := map[string][]string{} // by server
+	for _, r := range w.results(from, to) {
+		if r.check == "health" {
+			said[r.server] = append(said[r.server], r.said)
+		}
+	}
+	seen := map[fleetsim.Behaviour]bool{}
+	for i := range w.fleet.Len() {
+		kind := w.kind(i)
+		seen[kind] = seen[kind] || slices.ContainsFunc(said[w.fleet.Name(i)], func(s string) bool { return slices.Contains(verdicts(kind), s) })
+	}
+	return slices.DeleteFunc(fleetsim.Hostile(), func(kind fleetsim.Behaviour) bool { return seen[kind] })
 }
 
 func keys(m map[string]int64) func(func(string) bool) {

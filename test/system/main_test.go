@@ -14,7 +14,7 @@ import (
 )
 
 // patience bounds every wait; nothing waits that long when all is well.
-const patience = 2 * time.Minute
+const patience = 3 * time.Minute
 
 // builds has the programs that tests run, and programs is the directory of those under test.
 var (
