@@ -246,11 +246,15 @@ func TestStreamRecreated(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.ensureStreams()
-	// The server is known, its alert goes on, in a stream whose sequences begin anew.
-	f.probe(1, "HH")
+	// The catalog says again what there is, and the alert goes on, in a stream whose sequences begin anew.
+	f.add(1)
+	f.probe(1, "CHH")
 	f.waitHistory(1, 3)
 	if diff := cmp.Diff([]string{"pending critical", "opened critical", "closed critical"}, f.history(1)); diff != "" {
 		t.Error(diff)
+	}
+	if got := f.strings(`SELECT reason FROM system_alerts`); !cmp.Equal(got, []string{"recovered"}) {
+		t.Errorf("it was closed as %v, want recovered", got)
 	}
 	if got := f.strings(`SELECT reason FROM stream_gaps WHERE consumer = 'alerter' AND reason NOT IN ('blind')`); !cmp.Equal(got, []string{"recreated"}) {
 		t.Errorf("gaps %v, want one: recreated", got)

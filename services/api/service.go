@@ -77,6 +77,8 @@ func New(config Config, deps Deps) (*Service, error) {
 	if err := config.Validate(); err != nil {
 		return nil, fmt.Errorf("api: %w", err)
 	}
+	// First, since building the routes takes a while, in which nobody must be sent here.
+	deps.Kit.Health.Set("database", errors.New("not asked yet"))
 	metrics, err := newMetrics(deps.Kit.Metrics)
 	if err != nil {
 		return nil, fmt.Errorf("api: %w", err)
@@ -96,7 +98,6 @@ func New(config Config, deps Deps) (*Service, error) {
 	if err := s.buildRoutes(); err != nil {
 		return nil, fmt.Errorf("api: %w", err)
 	}
-	s.kit.Health.Set("database", errors.New("not asked yet"))
 	return s, nil
 }
 

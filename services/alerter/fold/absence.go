@@ -81,6 +81,7 @@ func (s *State) use(org, name string) *location {
 		s.locations[key] = l
 		i, _ := slices.BinarySearchFunc(s.order, key, func(l *location, k orgName) int { return l.compare(k) })
 		s.order = slices.Insert(s.order, i, l)
+		s.claimLocation(l)
 	}
 	l.uses++
 	return l
@@ -112,7 +113,7 @@ func (s *State) expect(l *location, interval int64, by int, out *Output) {
 	if interval == 0 {
 		return
 	}
-	if len(l.due) == 0 { // nothing was expected of it until now
+	if len(l.due) == 0 && l.heard != neverHeard { // nothing was expected of it until now
 		l.heard, l.at = s.seen, s.now
 	}
 	if l.due[interval] += by; l.due[interval] == 0 {

@@ -91,6 +91,7 @@ func (s *State) change(p *picketv1.CatalogChange, out *Output) Skip {
 		if old != nil {
 			s.removeServer(old, out)
 		}
+		s.abandon(def.GetOrg(), def.GetName(), out)
 		return ""
 	}
 	checks, ok := s.parse(id, def)
@@ -199,6 +200,7 @@ func (s *State) applyCheck(srv *server, id uuid.UUID, def *picketv1.Check, out *
 	c.rules = c.spec.rules(srv.source, c.name, c.kind, len(c.series))
 	s.recount(c, out)
 	s.plan(c)
+	s.claim(c, out)
 	return c
 }
 
@@ -263,7 +265,10 @@ func (s *State) removeCheck(c *check, out *Output) {
 
 // closeOrOrphan ends the alert of a check that is watched no more under this name.
 func (s *State) closeOrOrphan(c *check, out *Output) {
-	o := &owned{alert: c.alert, check: c}
+	s.closeOrOrphanAlert(&owned{alert: c.alert, check: c}, out)
+}
+
+func (s *State) closeOrOrphanAlert(o *owned, out *Output) {
 	if s.disabled {
 		s.orphan(o)
 		return

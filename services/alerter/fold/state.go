@@ -38,6 +38,8 @@ type State struct {
 	hole       *Alert // events were dropped
 	holeUntil  int64  // seen, ms: when it closes if nothing more is dropped
 	orphans    []*Alert
+	waiting    []*Alert             // of the database, whose owners are not known yet; not in snapshots, since they come from there
+	waitUntil  int64                // seen, ms: when they are orphans
 	alerts     map[orgName]*owned   // by org and fingerprint, not closed
 	ids        map[uuid.UUID]*owned // the same by id
 	counts     map[Count]int
@@ -100,6 +102,9 @@ func (s *State) Step(ev Event) Output {
 		return out
 	}
 	s.advance(ev, &out)
+	if len(s.waiting) > 0 && s.seen >= s.waitUntil {
+		s.orphans, s.waiting = append(s.orphans, s.waiting...), nil
+	}
 	if !s.disabled && len(s.orphans) > 0 {
 		s.closeOrphans(&out)
 	}
@@ -188,7 +193,7 @@ func (s *State) dropped(lost uint64, out *Output) {
 // holeFor is how long the alert about dropped events stays after the last of them, in time seen.
 const holeFor = 5 * time.Minute
 
-// closeOrphans closes alerts whose owner went away while alerting was disabled.
+// closeOrphans closes alerts whose owner went away while alerting was disabled, or never came back.
 func (s *State) closeOrphans(out *Output) {
 	orphans := s.orphans
 	s.orphans = nil

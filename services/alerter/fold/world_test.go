@@ -92,7 +92,7 @@ func describe(out Output) string {
 //
 //	<seconds>[..<seconds>/<step>] <letters> [loc=b] [check=1] [lag=<seconds>] [-> transitions of the last result]
 //	<seconds>[..<seconds>/<step>] tick
-//	maintenance | active | inactive | remove | disable | enable | ack <fingerprint> | close <fingerprint> | reload
+//	maintenance | active | inactive | remove | disable | enable | ack <fingerprint> | close <fingerprint> | reload | lose | republish | identity
 //
 // Letters are statuses HDUC?, O is a critical one on demand; several follow each other at the step.
 func (w *world) run(script string) {
@@ -126,6 +126,18 @@ func (w *world) play(words []string) Output {
 		return w.command(VerbAcknowledge, words[1])
 	case "close":
 		return w.command(VerbClose, words[1])
+	case "lose":
+		// The stream is another one, and there is no snapshot: what is known are the alerts of the database.
+		alerts := w.s.Alerts()
+		w.s = New()
+		w.s.Reconcile(alerts)
+		w.s.Resume(testEpoch, w.seq)
+		return Output{}
+	case "identity":
+		w.def.Checks[0].Id = checkID(98)
+		return Output{}
+	case "republish":
+		return w.step(w.now, &picketv1.CatalogChange{Change: "changed", Server: w.def})
 	case "reload":
 		w.s.Touch()
 		restored, err := Restore(testEpoch, w.seq, w.s.Changed())
