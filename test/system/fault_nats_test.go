@@ -38,7 +38,6 @@ func TestNATSFaults(t *testing.T) {
 			o := observe(t, d)
 			began := time.Now()
 			awaitAll(t, o, f)
-			awaitSnapshot(t, d)
 			b := &broken{patient: &patient{d: d, o: o, fleet: f, length: faultLength(t)}, healthy: healthyServers(f), failures: map[string]int{}}
 			allowed := map[string]bool{}
 			for _, fault := range natsFaultsKnown() {
@@ -65,19 +64,6 @@ func TestNATSFaults(t *testing.T) {
 			}
 		})
 	}
-}
-
-// awaitSnapshot waits until the alerter has stored what it has been told so far, the servers among it: of a stream that goes
-// before that, in the first seconds of the first start, it would know the alerts alone, and end them.
-func awaitSnapshot(t *testing.T, d deployment) {
-	t.Helper()
-	told := query[int64](t, d, "SELECT seq FROM alerter_state")[0]
-	eventually(t, "the alerter has a snapshot", func() error {
-		if stored := query[int64](t, d, "SELECT snapshot_seq FROM alerter_state")[0]; stored < told {
-			return fmt.Errorf("of event %d, not yet of %d", stored, told)
-		}
-		return nil
-	})
 }
 
 // broken is a deployment under load whose NATS is broken. What came of it is read in the database: streams lose their

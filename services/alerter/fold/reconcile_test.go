@@ -86,6 +86,7 @@ func TestIncidentOutlastsTheStream(t *testing.T) {
 			lose
 			62 tick
 			republish
+			reload
 			63..200/1 tick
 			201 H -> closed prober_gone recovered`,
 	} {
