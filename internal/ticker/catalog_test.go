@@ -4,8 +4,6 @@ import (
 	"slices"
 	"testing"
 	"time"
-
-	"github.com/picketd/picket/internal/tick"
 )
 
 // What is due while a check is missing from the catalog, which somebody has emptied, is explained when it comes back:
@@ -111,7 +109,7 @@ func TestCheckThatComesBack(t *testing.T) {
 	}
 	for id, spans := range s.missed {
 		for _, span := range spans {
-			if span.FirstMS < gone-tick.SlotMS || span.LastMS > back {
+			if span.FirstMS < gone-widestMS || span.LastMS > back {
 				t.Errorf("ticks of %s missed from %d ms before it went until %d ms after it came", id, gone-span.FirstMS, span.LastMS-back)
 			}
 		}

@@ -21,7 +21,7 @@ const (
 // guarded by the scheduler's lock.
 type past struct {
 	steadyMS int64 // since when there was no step
-	soundMS  int64 // when it was last found to be right
+	soundMS  int64 // when it was last found to be right, or a slot before: what was due until then was released by then
 	// doubtMS is since when the stream may have refused what lay too far behind its
 	// time; math.MaxInt64: nothing did.
 	doubtMS int64
@@ -33,7 +33,7 @@ type past struct {
 func newPast(nowMS int64) past { return past{steadyMS: nowMS, soundMS: nowMS, doubtMS: math.MaxInt64} }
 
 // sound notes that the clock was found to be right.
-func (p *past) sound(nowMS int64) { p.soundMS = nowMS }
+func (p *past) sound(nowMS int64) { p.soundMS = max(p.steadyMS, nowMS-widestMS) }
 
 // forward takes in a step ahead.
 func (p *past) forward(step tick.Step) {
@@ -100,6 +100,12 @@ func (s *scheduler) correct(observe func() (tick.Step, bool)) (tick.Step, bool) 
 		return step, false
 	}
 	s.advanceLocked(step.FromMS, causeOverload)
+	for _, c := range s.checks {
+		if c.owned { // the slot that has begun is lived through too, and the wheel still holds it
+			s.decide(c, step.FromMS, causeOverload)
+		}
+	}
+	s.deferLate(step.FromMS)
 	s.dispatch(step.FromMS)
 	s.pacer = tick.Pacer{}
 	if step.ToMS > step.FromMS {
@@ -136,13 +142,6 @@ func (s *scheduler) leap(step tick.Step) {
 // waits until the clock is where it was. What a step ahead had jumped over before
 // is open again, and so is what the stream has refused.
 func (s *scheduler) goBack(step tick.Step) {
-	for _, c := range s.checks {
-		if c.owned { // the slot that has begun is lived through too, and the wheel still holds it
-			s.decide(c, step.FromMS, causeOverload)
-		}
-	}
-	s.deferLate(step.FromMS)
-	s.dispatch(step.FromMS)
 	s.wheel.Rewind(step.ToMS)
 	s.releaseHeld(step.ToMS)
 	open := s.past.back(step)

@@ -1,6 +1,7 @@
 package ticker
 
 import (
+	"fmt"
 	"testing"
 	"time"
 )
@@ -90,14 +91,26 @@ func TestRefusedForTheFuture(t *testing.T) {
 	}
 }
 
-// What lies in the slot that has just begun, and was not released yet, is not lost when the clock goes back.
+// What lies in the slot that has just begun, and was not released yet, is not lost when the clock is set.
 func TestClockStepsWithinASlot(t *testing.T) {
 	t.Parallel()
-	s := newSim(simTargets(1_000, 1_000)) // ten in every slot
-	s.start("a", schedulerOptions{})
-	s.run(10*time.Second + 7*time.Millisecond)
-	s.measure()
-	s.set(-time.Second)
-	s.run(5 * time.Second)
-	report(t, s.audit(simEpochMS+2_000, s.replicas[0].nowMS()-100))
+	for _, checks := range []int{100, 1_000} { // wide slots and narrow ones
+		for _, by := range []time.Duration{-time.Second, time.Minute, 3 * 365 * 24 * time.Hour} {
+			t.Run(fmt.Sprint(checks, " ", by), func(t *testing.T) {
+				t.Parallel()
+				s := newSim(simTargets(checks, 1_000))
+				s.start("a", schedulerOptions{})
+				s.run(10*time.Second + 7*time.Millisecond)
+				lived := s.replicas[0].nowMS()
+				s.measure()
+				s.set(by)
+				s.run(5 * time.Second)
+				until := s.replicas[0].nowMS() - 100
+				if by > time.Hour {
+					until = lived - widestMS // what was released then, and what was jumped over, the stream would refuse
+				}
+				report(t, s.audit(simEpochMS+2_000, until))
+			})
+		}
+	}
 }

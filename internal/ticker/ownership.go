@@ -283,7 +283,7 @@ func (s *scheduler) owed(settledMS map[string]int64) (untilMS int64) {
 	defer s.mu.Unlock()
 	untilMS = s.unknown()
 	if next, ok := s.wheel.Next(); ok {
-		untilMS = min(untilMS, next-tick.SlotMS-1)
+		untilMS = min(untilMS, next-widestMS-1)
 	}
 	for giver, givenMS := range s.givers {
 		settled, known := settledMS[giver]

@@ -2,6 +2,7 @@ package ticker
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -42,10 +43,47 @@ func TestEveryTickIsRunOnce(t *testing.T) {
 	}
 	for id, runs := range s.ran {
 		for at, run := range runs {
-			if late := run.startMS - at; late < 0 || late > 11 && at >= from {
+			if late := run.startMS - at; late < 0 || late > widestMS && at >= from {
 				t.Errorf("tick %d of %s started %d ms late", at, id, late)
 			}
 		}
+	}
+}
+
+// The less there is to do, the longer the first of those that are released together waits for the others; and each check
+// waits for the same time in every period.
+func TestSlots(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ perSecond, widthMS int64 }{{40, 50}, {200, 50}, {400, 20}, {1000, 10}} {
+		t.Run(fmt.Sprint(c.perSecond), func(t *testing.T) {
+			t.Parallel()
+			s := newSim(simTargets(int(c.perSecond), 1000))
+			s.start("a", schedulerOptions{})
+			s.run(listenFor + 2*time.Second) // the first were armed when the others were not known
+			from := s.nowMS()
+			const seconds = 10
+			s.run(seconds * time.Second)
+			woken := map[int64]bool{}
+			for id, runs := range s.ran {
+				lates := map[int64]bool{}
+				for at, run := range runs {
+					if at < from {
+						continue
+					}
+					late := run.startMS - at
+					woken[run.startMS] = true
+					if lates[late] = true; late < 0 || late >= c.widthMS {
+						t.Errorf("tick %d of %s started %d ms late", at, id, late)
+					}
+				}
+				if len(lates) > 1 {
+					t.Errorf("%s was late by %v", id, slices.Sorted(maps.Keys(lates)))
+				}
+			}
+			if most := seconds*1000/c.widthMS + 1; int64(len(woken)) > most {
+				t.Errorf("woken %d times for ticks in %d s, more than %d", len(woken), seconds, most)
+			}
+		})
 	}
 }
 
@@ -95,8 +133,8 @@ func TestTakeover(t *testing.T) {
 	to := s.nowMS() - 100
 	report(t, s.audit(simEpochMS+2_000, to))
 	for _, c := range s.targets {
-		for at := range c.schedules.Due(c.serial, c.location, died+5_000+20, to) {
-			if run := s.ran[c.id][at]; run.count == 0 || run.startMS-at > 20 {
+		for at := range c.schedules.Due(c.serial, c.location, died+5_000+widestMS, to) {
+			if run := s.ran[c.id][at]; run.count == 0 || run.startMS-at > widestMS {
 				t.Errorf("tick %d ms after the death of %s: started %d ms late", at-died, c.id, run.startMS-at)
 			}
 		}
@@ -175,7 +213,7 @@ func TestHangingTargetsDelayNobody(t *testing.T) {
 	}
 	for id, runs := range s.ran {
 		for at, run := range runs {
-			if at >= from && run.startMS-at > 11 {
+			if at >= from && run.startMS-at > widestMS {
 				t.Errorf("tick %d of %s started %d ms late", at, id, run.startMS-at)
 			}
 		}
@@ -272,7 +310,7 @@ func TestHostBatches(t *testing.T) {
 	report(t, s.audit(simEpochMS+2_000, s.nowMS()-12_000))
 	for _, c := range targets[60:] {
 		for at, run := range s.ran[c.id] {
-			if late := run.startMS - at; late > 11 && at > simEpochMS+2_000 {
+			if late := run.startMS - at; late > widestMS && at > simEpochMS+2_000 {
 				t.Errorf("a check on another host was started %d ms late", late)
 			}
 		}
