@@ -126,12 +126,12 @@ func lookAtNATS(ctx context.Context, s settings) finding {
 	if err := conn.WaitConnected(ctx); err != nil {
 		return finding{what: "nats", bad: fmt.Errorf("%s: %w", address, err)}
 	}
-	offset, _, err := conn.EnrollWorker(ctx, &picketv1.WorkerStatus{Service: "doctor", Location: s.Location, Instance: service.DefaultInstance()}, time.Now)
+	entry, err := conn.EnrollWorker(ctx, &picketv1.WorkerStatus{Service: "doctor", Location: s.Location, Instance: service.DefaultInstance()}, time.Now)
 	switch {
 	case err != nil:
 		return finding{what: "nats", warn: fmt.Sprintf("%s answers, but its clock could not be compared: %v", address, err)}
-	case offset.Abs() > clockTooFar:
-		return finding{what: "nats", warn: fmt.Sprintf("%s answers; its clock differs by %s (ticks follow the server's clock)", address, offset.Round(time.Millisecond))}
+	case entry.Ahead.Abs() > clockTooFar:
+		return finding{what: "nats", warn: fmt.Sprintf("%s answers; its clock differs by %s (ticks follow the server's clock)", address, entry.Ahead.Round(time.Millisecond))}
 	default:
 		return finding{what: "nats", good: fmt.Sprintf("%s answers, clocks agree", address)}
 	}

@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 	picketv1 "github.com/picketd/picket/proto/picket/v1"
 )
 
-// BucketWorkers is a roster for people; ownership never reads it.
+// BucketWorkers is a roster for people, and for a process that starts and asks who was there before.
 const BucketWorkers = "picket_workers"
 
 // rosterAge is how long a process is remembered after its last word: a prober
@@ -66,31 +67,56 @@ func (c *Conn) WatchWorkers(ctx context.Context, service, location string, hear 
 	})
 }
 
+// Enrollment is what a process has written of itself into the roster. It is safe
+// for concurrent use.
+type Enrollment struct {
+	// Ahead is how far the server's clock is ahead of the process's, and RoundTrip how
+	// long the write took by which that was measured.
+	Ahead, RoundTrip time.Duration
+
+	kv       jetstream.KeyValue
+	key      string
+	revision uint64
+}
+
 // EnrollWorker writes the process into the roster, and measures with that very
 // write how far a clock, which now reads, is from the server's: the stream time
-// of an own write against the middle of its round trip. A positive offset says
-// that the server is ahead.
-func (c *Conn) EnrollWorker(
-	ctx context.Context, status *picketv1.WorkerStatus, now func() time.Time,
-) (offset, roundTrip time.Duration, err error) {
+// of an own write against the middle of its round trip.
+func (c *Conn) EnrollWorker(ctx context.Context, status *picketv1.WorkerStatus, now func() time.Time) (*Enrollment, error) {
 	kv, err := c.keyValue(ctx, workersBucket())
 	if err != nil {
-		return 0, 0, fmt.Errorf("open roster: %w", err)
+		return nil, fmt.Errorf("open roster: %w", err)
 	}
 	data, err := wire.AppendJSON(nil, status)
 	if err != nil {
-		return 0, 0, fmt.Errorf("enroll: %w", err)
+		return nil, fmt.Errorf("enroll: %w", err)
 	}
 	key := Token(status.GetService()) + "." + Token(status.GetLocation()) + "." + Token(status.GetInstance())
 	before, start := now(), time.Now()
 	revision, err := kv.Put(ctx, key, data)
-	roundTrip = time.Since(start)
+	roundTrip := time.Since(start)
 	if err != nil {
-		return 0, 0, fmt.Errorf("enroll: %w", err)
+		return nil, fmt.Errorf("enroll: %w", err)
 	}
 	entry, err := kv.GetRevision(ctx, key, revision)
 	if err != nil {
-		return 0, 0, fmt.Errorf("read the roster: %w", err)
+		return nil, fmt.Errorf("read the roster: %w", err)
 	}
-	return entry.Created().Sub(before.Add(roundTrip / 2)), roundTrip, nil
+	return &Enrollment{
+		Ahead: entry.Created().Sub(before.Add(roundTrip / 2)), RoundTrip: roundTrip, kv: kv, key: key, revision: revision,
+	}, nil
+}
+
+// Stands asks, with one request, whether the roster still holds what was written:
+// nobody has deleted or emptied it, or written something else in its place.
+func (e *Enrollment) Stands(ctx context.Context) (bool, error) {
+	_, err := e.kv.GetRevision(ctx, e.key, e.revision)
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, jetstream.ErrKeyNotFound), errors.Is(err, nats.ErrNoResponders): // nobody answers for a bucket that is gone
+		return false, nil
+	default:
+		return false, fmt.Errorf("read the roster: %w", err)
+	}
 }

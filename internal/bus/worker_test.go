@@ -25,7 +25,7 @@ func TestRosterOutlivesALongStop(t *testing.T) {
 		t.Fatal(err)
 	}
 	status := &picketv1.WorkerStatus{Service: "prober", Location: "local", Instance: "host-1", Running: true}
-	if _, _, err := conn.EnrollWorker(ctx, status, time.Now); err != nil {
+	if _, err := conn.EnrollWorker(ctx, status, time.Now); err != nil {
 		t.Fatal(err)
 	}
 	roster, err := conn.Roster(ctx, "prober", "local")
@@ -56,13 +56,75 @@ func TestEnrollMeasures(t *testing.T) {
 	}
 	status := &picketv1.WorkerStatus{Service: "prober", Location: "local", Instance: "host-1", Running: true}
 	for _, behind := range []time.Duration{0, time.Hour, -time.Hour} {
-		ahead, roundTrip, err := conn.EnrollWorker(ctx, status, func() time.Time { return time.Now().Add(-behind) })
+		entry, err := conn.EnrollWorker(ctx, status, func() time.Time { return time.Now().Add(-behind) })
 		if err != nil {
 			t.Fatal(err)
 		}
-		if (ahead - behind).Abs() > roundTrip {
-			t.Errorf("a clock that is %s behind was measured to be %s, in a round trip of %s", behind, ahead, roundTrip)
+		if (entry.Ahead - behind).Abs() > entry.RoundTrip {
+			t.Errorf("a clock that is %s behind was measured to be %s, in a round trip of %s", behind, entry.Ahead, entry.RoundTrip)
 		}
+	}
+}
+
+// TestEnrollmentStands: a process can tell whether it is still in the roster, whatever was done to that, and a server that
+// does not answer says nothing.
+func TestEnrollmentStands(t *testing.T) {
+	t.Parallel()
+	url := embeddedtest.NATS(t)
+	conn := connect(t, url)
+	ctx := testContext(t)
+	if err := conn.WaitConnected(ctx); err != nil {
+		t.Fatal(err)
+	}
+	js := jetStream(t, url)
+	enroll := func(instance string) *bus.Enrollment {
+		t.Helper()
+		entry, err := conn.EnrollWorker(ctx, &picketv1.WorkerStatus{Service: "prober", Location: "local", Instance: instance}, time.Now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return entry
+	}
+	for name, harm := range map[string]func() error{
+		"entry deleted": func() error {
+			kv, err := js.KeyValue(ctx, bus.BucketWorkers)
+			if err != nil {
+				return err
+			}
+			return kv.Delete(ctx, "prober.local.host-1")
+		},
+		"emptied": func() error {
+			stream, err := js.Stream(ctx, "KV_"+bus.BucketWorkers)
+			if err != nil {
+				return err
+			}
+			return stream.Purge(ctx)
+		},
+		"deleted": func() error { return js.DeleteKeyValue(ctx, bus.BucketWorkers) },
+		"deleted, and another in its place": func() error {
+			err := js.DeleteKeyValue(ctx, bus.BucketWorkers)
+			for range 10 { // the revisions are others' then
+				enroll("host-3")
+			}
+			return err
+		},
+	} {
+		entry := enroll("host-1")
+		enroll("host-2")
+		if stands, err := entry.Stands(ctx); err != nil || !stands {
+			t.Errorf("before: stands %t, %v", stands, err)
+		}
+		if err := harm(); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if stands, err := entry.Stands(ctx); err != nil || stands {
+			t.Errorf("%s: stands %t, %v", name, stands, err)
+		}
+	}
+	unanswered, cancel := context.WithCancel(ctx)
+	cancel()
+	if _, err := enroll("host-1").Stands(unanswered); err == nil {
+		t.Error("no error without an answer")
 	}
 }
 

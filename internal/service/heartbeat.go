@@ -58,7 +58,7 @@ func Beat(ctx context.Context, kit *Kit, conn *bus.Conn, fill func(*picketv1.Wor
 			return nil
 		}
 		if now := time.Now(); now.Sub(enrolled) >= enrollEvery && conn.Connected() {
-			if _, _, err := conn.EnrollWorker(ctx, status, time.Now); err != nil && ctx.Err() == nil {
+			if _, err := conn.EnrollWorker(ctx, status, time.Now); err != nil && ctx.Err() == nil {
 				kit.Log.Debug("roster not written", "err", err)
 			}
 			enrolled = now

@@ -14,6 +14,7 @@
 //   - loop.go turns the timer wheel; its heartbeat says that the wheel turns.
 //   - scheduler.go decides about every tick exactly once: run, or missed.
 //   - ownership.go follows the replicas and takes checks over.
+//   - gifts.go explains what others who had its checks, or have them, left undone.
 //   - skip.go leaves servers alone, and makes up for it.
 //   - ready.go orders what is due and bounds what is in flight.
 //   - pool.go keeps the goroutines that run checks.

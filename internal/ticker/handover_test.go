@@ -152,6 +152,75 @@ func TestComingBackAtOnce(t *testing.T) {
 	}
 }
 
+// A prober that is killed and comes back under its name before it was missed, and the
+// roster that knew how far it had come was emptied: who heard that explains what was
+// due since. With the roster there the next of its name does, and nobody else.
+func TestComingBackWithoutTheRoster(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name            string
+		emptied, twice  bool
+		between, before time.Duration // its death and the start; the emptying and its death
+	}{
+		{name: "roster there", between: 1500 * time.Millisecond},
+		{name: "roster emptied", emptied: true, before: 400 * time.Millisecond, between: 1500 * time.Millisecond},
+		{name: "while it is gone", emptied: true, before: -time.Second, between: 1500 * time.Millisecond},
+		{name: "at once", emptied: true, before: 400 * time.Millisecond, between: time.Millisecond},
+		{name: "killed again", emptied: true, twice: true, before: 400 * time.Millisecond, between: 1500 * time.Millisecond},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			s := newSim(simTargets(70, 2_000))
+			inactive := s.targets[60:]
+			for _, c := range inactive {
+				c.inactive = true
+			}
+			survivors := []*simReplica{s.start("collector", schedulerOptions{}), s.start("collector-3", schedulerOptions{})}
+			second := s.start("collector-2", schedulerOptions{})
+			s.run(15 * time.Second)
+			explained := func() (n int) {
+				for _, r := range survivors {
+					n += r.explained
+				}
+				return n
+			}
+			before := explained()
+			if test.emptied && test.before > 0 {
+				clear(s.roster)
+			}
+			s.run(max(test.before, 0))
+			second.kill()
+			s.run(max(-test.before, 0))
+			if test.emptied {
+				clear(s.roster)
+			}
+			s.run(test.between - max(-test.before, 0))
+			second = s.start("collector-2", schedulerOptions{})
+			if test.twice { // before it has joined
+				s.run(listenFor / 2)
+				second.kill()
+				second = s.start("collector-2", schedulerOptions{})
+			}
+			s.run(30 * time.Second)
+			s.targets = s.targets[:60]
+			report(t, s.audit(simEpochMS+2_000, s.nowMS()-3_000))
+			for _, c := range inactive {
+				if missed := s.missed[c.id]; missed != nil {
+					t.Errorf("missed of a server that is left alone: %v", missed)
+				}
+			}
+			if test.emptied != (explained() > before) {
+				t.Errorf("others explain %d ticks", explained()-before)
+			}
+			for _, r := range append(survivors, second) {
+				if settled := settledOf(r.status()); settled < s.nowMS()-3_000 {
+					t.Errorf("%s has settled until %d ms ago", r.name, s.nowMS()-settled)
+				}
+			}
+		})
+	}
+}
+
 // A prober that did not run for a while keeps the others in its ring until they
 // had time to be heard. When it dies before it has found one of them gone, who is
 // left explains what neither had looked at.

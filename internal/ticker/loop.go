@@ -24,7 +24,10 @@ const (
 	trimEvery = time.Minute
 	// enrollEvery is how often the roster is written, and the clock measured by it.
 	enrollEvery = 10 * time.Second
-	retryEvery  = time.Second
+	// rosterCheckEvery is how often this process makes sure that it is still in the
+	// roster: what somebody has emptied cannot say where it had been when it dies.
+	rosterCheckEvery = time.Second
+	retryEvery       = time.Second
 	// measureFor bounds one measurement; an answer that takes longer says nothing.
 	measureFor = 5 * time.Second
 )
@@ -60,10 +63,11 @@ func (e *engine) turn(mono time.Duration) (wait time.Duration) {
 		e.replicas.suspended(mono)
 		e.log.Warn("process did not run", "for", mono-e.planned)
 	}
+	ring := e.replicas.update(mono) // before: one that is heard meanwhile has then not been given its checks back
 	if replaced := e.replicas.replacements(mono); replaced != nil {
 		e.sched.replace(replaced)
 	}
-	if ring := e.replicas.update(mono); !ring.Equal(e.ring) {
+	if !ring.Equal(e.ring) {
 		before := e.ring
 		e.ring = ring
 		e.sched.follow(ring, e.replicas.settled(ring, mono), e.replicas.leavers(), suspended)
@@ -89,6 +93,9 @@ func (e *engine) turn(mono time.Duration) (wait time.Duration) {
 // leave ends the ticking and returns the instant after which every tick is the
 // others' business.
 func (e *engine) leave(mono time.Duration) (untilMS int64) {
+	if replaced := e.replicas.replacements(mono); replaced != nil {
+		e.sched.replace(replaced)
+	}
 	settled := e.replicas.settled(e.ring, mono)
 	maps.Copy(settled, e.replicas.leavers())
 	return min(e.replicas.silent(mono), e.sched.stop(settled))
@@ -131,6 +138,9 @@ func (k *Ticker) status() *picketv1.WorkerStatus {
 	status := k.kit.Status(now)
 	status.Owned = int64(k.sched.figures().Owned)
 	status.SettledUntil = timestamppb.New(time.UnixMilli(min(settled, owed)))
+	if from := k.sched.settlesFrom(); from != 0 {
+		status.SettlesFrom = timestamppb.New(time.UnixMilli(from))
+	}
 	k.stats.fill(status, now.UnixMilli(), settled)
 	return status
 }
@@ -219,16 +229,19 @@ func (k *Ticker) signOff(untilMS int64) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), retryEvery)
 	defer cancel()
-	if _, _, err := k.conn.EnrollWorker(ctx, k.leaving(untilMS), k.clock.Now); err != nil {
+	if _, err := k.conn.EnrollWorker(ctx, k.leaving(untilMS), k.clock.Now); err != nil {
 		k.log.Warn("roster not written at the stop", "err", err)
 	}
 }
 
 // followClock reads who was there before, and then measures the clock until ctx
-// ends. It reports the roster with the first measurement.
+// ends; at once, when what that has written into the roster is gone. It reports the
+// roster with the first measurement.
 func (k *Ticker) followClock(ctx context.Context, measured chan<- []*picketv1.WorkerStatus) {
 	var roster []*picketv1.WorkerStatus
 	known := false
+	var entry *bus.Enrollment // nil: to be written
+	var next time.Duration    // when it is written anew
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -236,6 +249,10 @@ func (k *Ticker) followClock(ctx context.Context, measured chan<- []*picketv1.Wo
 		case <-timer.C:
 		case <-ctx.Done():
 			return
+		}
+		if entry != nil && k.mono() < next && k.stands(ctx, entry) {
+			timer.Reset(rosterCheckEvery)
+			continue
 		}
 		var err error
 		if !known {
@@ -245,7 +262,8 @@ func (k *Ticker) followClock(ctx context.Context, measured chan<- []*picketv1.Wo
 			}
 		}
 		if err == nil {
-			err = k.measure(ctx)
+			entry, err = k.measure(ctx)
+			next = k.mono() + enrollEvery
 		}
 		switch err {
 		case nil:
@@ -253,7 +271,7 @@ func (k *Ticker) followClock(ctx context.Context, measured chan<- []*picketv1.Wo
 				measured <- roster
 				measured = nil
 			}
-			timer.Reset(enrollEvery)
+			timer.Reset(rosterCheckEvery)
 		default:
 			if ctx.Err() == nil && k.conn.Connected() {
 				k.log.Warn("clock not measured", "err", err)
@@ -261,6 +279,17 @@ func (k *Ticker) followClock(ctx context.Context, measured chan<- []*picketv1.Wo
 			timer.Reset(retryEvery)
 		}
 	}
+}
+
+// stands reports whether this process's entry in the roster is there. No answer says nothing.
+func (k *Ticker) stands(ctx context.Context, entry *bus.Enrollment) bool {
+	if !k.conn.Connected() {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, retryEvery)
+	defer cancel()
+	stands, err := entry.Stands(ctx)
+	return stands || err != nil
 }
 
 // holdPredecessor keeps what the last process of this name has said of itself in
@@ -275,25 +304,25 @@ func (k *Ticker) holdPredecessor(roster []*picketv1.WorkerStatus) {
 
 // measure writes this process into the roster and corrects the clock by it. An
 // error smaller than the measurement's own is none.
-func (k *Ticker) measure(ctx context.Context) error {
+func (k *Ticker) measure(ctx context.Context) (*bus.Enrollment, error) {
 	ctx, cancel := context.WithTimeout(ctx, measureFor)
 	defer cancel()
-	ahead, roundTrip, err := k.conn.EnrollWorker(ctx, k.status(), k.clock.Now)
+	entry, err := k.conn.EnrollWorker(ctx, k.status(), k.clock.Now)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	step, stepped := k.sched.correct(func() (step tick.Step, stepped bool) {
-		if ahead.Abs() <= roundTrip/2 {
+		if entry.Ahead.Abs() <= entry.RoundTrip/2 {
 			return step, false
 		}
-		if step, stepped = k.clock.Observe(ahead); stepped && refusedAfter(step) {
+		if step, stepped = k.clock.Observe(entry.Ahead); stepped && refusedAfter(step) {
 			k.reporter.turn.Add(1)
 		}
 		return step, stepped
 	})
 	if stepped {
 		k.metrics.steps.Inc()
-		k.log.Warn("clock set", "by", time.Duration(step.ToMS-step.FromMS)*time.Millisecond, "round_trip", roundTrip)
+		k.log.Warn("clock set", "by", time.Duration(step.ToMS-step.FromMS)*time.Millisecond, "round_trip", entry.RoundTrip)
 	}
-	return nil
+	return entry, nil
 }

@@ -3,7 +3,6 @@ package ticker
 import (
 	"maps"
 	"math"
-	"slices"
 
 	"github.com/picketd/picket/internal/tick"
 )
@@ -262,69 +261,26 @@ func (s *scheduler) inherit(c *check, giver, met string, settledMS, leaversMS ma
 	s.take(c, from, nowMS, causeTakeover)
 }
 
-func (s *scheduler) given(c *check, giver string, fromMS int64) {
-	s.givers[giver] = max(s.givers[giver], fromMS)
-	for i := range c.gifts {
-		if c.gifts[i].giver == giver {
-			c.gifts[i].givenMS = max(c.gifts[i].givenMS, fromMS)
-			return
-		}
+// inheritsFrom returns since when this process settles what the last of its name had,
+// by the rules of inherit. Of one that nobody knows of others had it, or nobody.
+func (s *scheduler) inheritsFrom(former tick.Ring, settledMS map[string]int64, nowMS int64) int64 {
+	settled, known := settledMS[s.opts.Self]
+	switch {
+	case known:
+		return min(settled, nowMS)
+	case len(former.Members()) > 0:
+		return nowMS - joinOverlapMS
+	default:
+		return nowMS
 	}
-	c.gifts = append(c.gifts, gift{giver, fromMS})
 }
 
-// owed returns until when everybody has settled who gave checks to this process
-// and may die before what it gave is settled. That is then this process's to
-// explain, and when it is dead too, of whoever takes its checks: it may not say
-// that it has settled more, nor what the wheel still holds, such as the rest of
-// the slot that has begun. Nothing owed is [math.MaxInt64].
-func (s *scheduler) owed(settledMS map[string]int64) (untilMS int64) {
+// settlesFrom returns since when this process settles what the last of its name had;
+// 0 before it owns any check.
+func (s *scheduler) settlesFrom() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	untilMS = s.unknown()
-	if next, ok := s.wheel.Next(); ok {
-		untilMS = min(untilMS, next-widestMS-1)
-	}
-	for giver, givenMS := range s.givers {
-		settled, known := settledMS[giver]
-		if !known || settled >= givenMS {
-			delete(s.givers, giver)
-			continue
-		}
-		untilMS = min(untilMS, settled)
-	}
-	return untilMS
-}
-
-// explain looks back at members that gave a check away and have ended since: what
-// they had not settled of it by then, nobody will.
-func (s *scheduler) explain(c *check, settledMS map[string]int64, ended func(giver string) bool) {
-	c.gifts = slices.DeleteFunc(c.gifts, func(g gift) bool {
-		if !ended(g.giver) {
-			return false
-		}
-		if settled, known := settledMS[g.giver]; known {
-			if span := c.target.missed(settled, g.givenMS); span.Count > 0 {
-				s.miss(c.target, span, causeTakeover)
-			}
-		}
-		return true
-	})
-}
-
-// replace looks back at members whose place another process of their name has
-// taken, or who ended while they left. What they gave to this one is no longer
-// theirs to settle.
-func (s *scheduler) replace(settledMS map[string]int64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	replaced := func(giver string) bool { _, replaced := settledMS[giver]; return replaced }
-	for _, c := range s.checks {
-		s.explain(c, settledMS, replaced)
-	}
-	for giver := range settledMS {
-		delete(s.givers, giver)
-	}
+	return s.fromMS
 }
 
 // activate begins to own checks. The former ring are those who did before, with
@@ -339,6 +295,7 @@ func (s *scheduler) activate(ring, former tick.Ring, settledMS map[string]int64)
 		s.sinceMS = min(s.sinceMS, settled)
 	}
 	s.emptyMS = s.sinceMS
+	s.fromMS = s.inheritsFrom(former, settledMS, now)
 	s.past = newPast(now)
 	s.ring = former
 	met := tick.NewMembers()

@@ -42,7 +42,7 @@ type replicas struct {
 	settledMS map[string]int64
 	heard     map[string]time.Duration // when each was heard last
 	startedMS map[string]int64         // when each process that was heard began
-	replaced  map[string]int64         // what those had settled who ended without leaving the ring: another of their name has begun, or silence
+	replaced  map[string]ended         // who ended without leaving the ring: another of their name has begun, or silence
 	released  map[string]int64         // until when the ticks are theirs who have said goodbye
 	leaving   map[string]time.Duration // of those, who still has to settle some, and when they were heard last
 	left      map[string]time.Duration // since when those are gone
@@ -51,10 +51,16 @@ type replicas struct {
 	echo      time.Duration // when this process was last heard by itself; 0: never
 }
 
+// ended is what is known of a process that ended: until when its ticks were settled,
+// and since when those of its checks are the business of another of its name; 0: of none.
+type ended struct {
+	settledMS, nextMS int64
+}
+
 func newReplicas(self string) *replicas {
 	return &replicas{
 		self: self, members: tick.NewMembers(), settledMS: map[string]int64{}, startedMS: map[string]int64{},
-		heard: map[string]time.Duration{}, replaced: map[string]int64{}, left: map[string]time.Duration{},
+		heard: map[string]time.Duration{}, replaced: map[string]ended{}, left: map[string]time.Duration{},
 		released: map[string]int64{}, leaving: map[string]time.Duration{},
 	}
 }
@@ -78,7 +84,7 @@ func (r *replicas) hear(status *picketv1.WorkerStatus, mono time.Duration) (urge
 		return false
 	}
 	if known && before != started {
-		r.ended(name)
+		r.end(name, settlesFrom(status))
 		delete(r.released, name)
 	}
 	if _, gone := r.released[name]; gone && status.GetRunning() {
@@ -109,30 +115,34 @@ func (r *replicas) goodbye(name string, releasedMS int64, mono time.Duration) (u
 	return !again
 }
 
-// ended notes that a process is gone which may have settled less than it had.
-func (r *replicas) ended(name string) {
-	if _, known := r.replaced[name]; !known {
-		r.replaced[name] = r.settledMS[name]
+// end notes that a process is gone which may have settled less than it had, and
+// since when another of its name settles; 0: there is none, or it does not say.
+func (r *replicas) end(name string, nextMS int64) {
+	e, known := r.replaced[name]
+	if !known {
+		e.settledMS = r.settledMS[name]
 	}
+	e.nextMS = max(e.nextMS, nextMS)
+	r.replaced[name] = e
 	delete(r.leaving, name)
 }
 
-// replacements returns, once, what those had settled who are gone, and not by
-// leaving the ring: another of their name has begun, or they were to settle what
-// they had in flight when they left, and are silent.
-func (r *replicas) replacements(mono time.Duration) map[string]int64 {
+// replacements returns, once, those who are gone, and not by leaving the ring:
+// another of their name has begun, or they were to settle what they had in flight
+// when they left, and are silent.
+func (r *replicas) replacements(mono time.Duration) map[string]ended {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for name, heard := range r.leaving {
 		if !r.down && !r.deaf && mono-heard > tick.AliveFor {
-			r.ended(name)
+			r.end(name, 0)
 		}
 	}
 	if len(r.replaced) == 0 {
 		return nil
 	}
 	replaced := r.replaced
-	r.replaced = map[string]int64{}
+	r.replaced = map[string]ended{}
 	return replaced
 }
 
@@ -152,6 +162,15 @@ func releasedOf(status *picketv1.WorkerStatus) int64 {
 		return at.AsTime().UnixMilli()
 	}
 	return settledOf(status)
+}
+
+// settlesFrom returns since when the ticks of a member's checks are its business; 0:
+// it does not say.
+func settlesFrom(status *picketv1.WorkerStatus) int64 {
+	if at := status.GetSettlesFrom(); at != nil {
+		return at.AsTime().UnixMilli()
+	}
+	return 0
 }
 
 // connected notes that the connection came or went.
@@ -278,7 +297,10 @@ func (r *replicas) silent(mono time.Duration) (untilMS int64) {
 func (r *replicas) leavers() map[string]int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	leavers := maps.Clone(r.replaced)
+	leavers := make(map[string]int64, len(r.replaced)+len(r.leaving))
+	for name, ended := range r.replaced {
+		leavers[name] = ended.settledMS
+	}
 	for name := range r.leaving {
 		leavers[name] = r.settledMS[name]
 	}

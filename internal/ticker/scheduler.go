@@ -146,6 +146,7 @@ type scheduler struct {
 	// sinceMS is until when those had settled who owned checks before this process
 	// owned any; when it began, if nobody did.
 	sinceMS int64
+	fromMS  int64 // see settlesFrom
 	// removed are the checks that are gone from the catalog, and until when their
 	// ticks were decided: one that comes back goes on there. What the stream would
 	// refuse is forgotten.

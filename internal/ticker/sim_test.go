@@ -74,7 +74,8 @@ type simReplica struct {
 	hasRun               map[string]map[int64]bool
 	offset               time.Duration // of its clock to the true one
 	inFlight, mostAtOnce int
-	enrolledAt           time.Duration
+	enrolledAt, lookAt   time.Duration // when it wrote itself into the roster, and looks next whether it is still there
+	explained            int           // ticks that it reported missed
 	promised             map[int64]int // ticks that are to be settled, by instant
 }
 
@@ -165,7 +166,19 @@ func (r *simReplica) enroll() {
 		r.ledger.hold(settledOf(last))
 	}
 	r.sim.roster[r.name] = r.status()
-	r.enrolled = true
+	r.enrolled, r.lookAt = true, r.sim.mono+rosterCheckEvery
+}
+
+// look writes this process into the roster again when somebody has emptied that.
+func (r *simReplica) look() {
+	s := r.sim
+	if !r.enrolled || s.down || s.mono < r.lookAt {
+		return
+	}
+	r.lookAt = s.mono + rosterCheckEvery
+	if s.roster[r.name] == nil {
+		s.roster[r.name] = r.status()
+	}
 }
 
 func (r *simReplica) nowMS() int64 { return simEpochMS + (r.sim.mono + r.offset).Milliseconds() }
@@ -242,6 +255,7 @@ func (r *simReplica) flush() {
 }
 
 func (r *simReplica) miss(t *target, span tick.Span, cause string) {
+	r.explained += int(span.Count)
 	r.publish(span.FirstMS, func() {
 		if !r.sim.takes(span.FirstMS) {
 			return
@@ -277,10 +291,14 @@ func (r *simReplica) done(j simJob) {
 func (r *simReplica) status() *picketv1.WorkerStatus {
 	r.ledger.settle(r.sent)
 	owed := r.engine.owed(r.sim.mono)
-	return &picketv1.WorkerStatus{
+	status := &picketv1.WorkerStatus{
 		Instance: r.name, Running: true, StartedAt: timestamppb.New(time.UnixMilli(r.startedMS)), SentAt: timestamppb.New(time.UnixMilli(r.nowMS())),
 		SettledUntil: timestamppb.New(time.UnixMilli(min(owed, r.ledger.until(r.nowMS())))),
 	}
+	if from := r.sched.settlesFrom(); from != 0 {
+		status.SettlesFrom = timestamppb.New(time.UnixMilli(from))
+	}
+	return status
 }
 
 func (r *simReplica) beat() {
@@ -371,6 +389,9 @@ func (r *simReplica) step() {
 			i--
 			r.done(j)
 		}
+	}
+	if !r.stopping {
+		r.look()
 	}
 	switch {
 	case r.stopping:

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -290,6 +292,48 @@ func TestTicksThroughRealNATS(t *testing.T) {
 	for _, family := range families {
 		if strings.HasPrefix(family.GetName(), "fleet_probe") {
 			t.Errorf("%s is still registered after the stop", family.GetName())
+		}
+	}
+}
+
+// The roster says where a process had been when it dies: somebody may delete it at any
+// time, and it must not be missing for long.
+func TestRosterIsWrittenAgain(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	p.catalog(1, 5*time.Second, "http://127.0.0.1:1/health")
+	raw, err := nats.Connect(p.nats.ClientURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(raw.Close)
+	js, err := jetstream.New(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	enrolled := func() bool {
+		roster, err := p.conn.Roster(t.Context(), "prober", "local")
+		return err == nil && len(roster) == 1
+	}
+	p.start("prober-a")
+	p.await("the roster", enrolled)
+	for name, harm := range map[string]func() error{
+		"deleted": func() error { return js.DeleteKeyValue(t.Context(), bus.BucketWorkers) },
+		"emptied": func() error {
+			stream, err := js.Stream(t.Context(), "KV_"+bus.BucketWorkers)
+			if err != nil {
+				return err
+			}
+			return stream.Purge(t.Context())
+		},
+	} {
+		begin := time.Now()
+		if err := harm(); err != nil {
+			t.Fatal(err)
+		}
+		p.await("the roster again", enrolled)
+		if took := time.Since(begin); took > enrollEvery*3/4 { // it was written just before
+			t.Errorf("%s: written again after %v", name, took)
 		}
 	}
 }

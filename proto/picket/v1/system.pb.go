@@ -54,6 +54,10 @@ type WorkerStatus struct {
 	// the others' business. Those until then it still settles; should it end before
 	// it has said so, who took its checks over explains them.
 	ReleasedUntil *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=released_until,json=releasedUntil,proto3" json:"released_until,omitempty"`
+	// Every tick of this process's checks at or before it was the business of who had
+	// them before: whoever heard another process of its name before this one explains
+	// what that one had not settled until then.
+	SettlesFrom   *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=settles_from,json=settlesFrom,proto3" json:"settles_from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -217,6 +221,13 @@ func (x *WorkerStatus) GetSettledUntil() *timestamppb.Timestamp {
 func (x *WorkerStatus) GetReleasedUntil() *timestamppb.Timestamp {
 	if x != nil {
 		return x.ReleasedUntil
+	}
+	return nil
+}
+
+func (x *WorkerStatus) GetSettlesFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SettlesFrom
 	}
 	return nil
 }
@@ -657,7 +668,7 @@ var File_picket_v1_system_proto protoreflect.FileDescriptor
 
 const file_picket_v1_system_proto_rawDesc = "" +
 	"\n" +
-	"\x16picket/v1/system.proto\x12\tpicket.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16picket/v1/metric.proto\x1a\x15picket/v1/probe.proto\"\xd9\x05\n" +
+	"\x16picket/v1/system.proto\x12\tpicket.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16picket/v1/metric.proto\x1a\x15picket/v1/probe.proto\"\x98\x06\n" +
 	"\fWorkerStatus\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x1a\n" +
@@ -682,7 +693,8 @@ const file_picket_v1_system_proto_rawDesc = "" +
 	"\n" +
 	"last_error\x18\x11 \x01(\tR\tlastError\x12?\n" +
 	"\rsettled_until\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\fsettledUntil\x12A\n" +
-	"\x0ereleased_until\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\rreleasedUntil\"7\n" +
+	"\x0ereleased_until\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\rreleasedUntil\x12=\n" +
+	"\fsettles_from\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\vsettlesFrom\"7\n" +
 	"\tClockTick\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xf5\x02\n" +
 	"\n" +
@@ -754,19 +766,20 @@ var file_picket_v1_system_proto_depIdxs = []int32{
 	8,  // 2: picket.v1.WorkerStatus.last_run:type_name -> google.protobuf.Timestamp
 	8,  // 3: picket.v1.WorkerStatus.settled_until:type_name -> google.protobuf.Timestamp
 	8,  // 4: picket.v1.WorkerStatus.released_until:type_name -> google.protobuf.Timestamp
-	8,  // 5: picket.v1.ClockTick.at:type_name -> google.protobuf.Timestamp
-	8,  // 6: picket.v1.DeadLetter.received_at:type_name -> google.protobuf.Timestamp
-	7,  // 7: picket.v1.DeadLetter.headers:type_name -> picket.v1.DeadLetter.HeadersEntry
-	8,  // 8: picket.v1.DeadLetterReplay.at:type_name -> google.protobuf.Timestamp
-	9,  // 9: picket.v1.ServerStatus.status:type_name -> picket.v1.Status
-	8,  // 10: picket.v1.ServerStatus.since:type_name -> google.protobuf.Timestamp
-	10, // 11: picket.v1.RunReply.result:type_name -> picket.v1.ProbeResult
-	11, // 12: picket.v1.RunReply.metrics:type_name -> picket.v1.MetricBatch
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	8,  // 5: picket.v1.WorkerStatus.settles_from:type_name -> google.protobuf.Timestamp
+	8,  // 6: picket.v1.ClockTick.at:type_name -> google.protobuf.Timestamp
+	8,  // 7: picket.v1.DeadLetter.received_at:type_name -> google.protobuf.Timestamp
+	7,  // 8: picket.v1.DeadLetter.headers:type_name -> picket.v1.DeadLetter.HeadersEntry
+	8,  // 9: picket.v1.DeadLetterReplay.at:type_name -> google.protobuf.Timestamp
+	9,  // 10: picket.v1.ServerStatus.status:type_name -> picket.v1.Status
+	8,  // 11: picket.v1.ServerStatus.since:type_name -> google.protobuf.Timestamp
+	10, // 12: picket.v1.RunReply.result:type_name -> picket.v1.ProbeResult
+	11, // 13: picket.v1.RunReply.metrics:type_name -> picket.v1.MetricBatch
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_picket_v1_system_proto_init() }
