@@ -122,3 +122,34 @@ func TestForgedNamesAreBounded(t *testing.T) {
 		t.Errorf("%d, %d, %d and %d names are remembered", len(r.settledMS), len(r.startedMS), len(r.heard), len(r.left))
 	}
 }
+
+// TestReplacedTwice: what a process left begins where that one had settled, and ends where the last of its name begins, whatever
+// those between say. One that says nothing, as older ones do, begins where the one before had ended.
+func TestReplacedTwice(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		from []int64
+		want int64
+	}{
+		"once": {[]int64{1_500}, 1_500}, "twice": {[]int64{1_500, 1_900}, 1_900},
+		"the last knows less": {[]int64{1_500, 1_200}, 1_500}, "older ones": {[]int64{0, 0}, 0},
+	} {
+		r := newReplicas("a")
+		r.hear(beatOf("b", 1_000), 0)
+		for i, from := range test.from {
+			status := beatOf("b", 2_000)
+			status.StartedAt = timestamppb.New(time.UnixMilli(int64(i + 1)))
+			if from != 0 {
+				status.SettlesFrom = timestamppb.New(time.UnixMilli(from))
+			}
+			r.hear(status, time.Millisecond)
+		}
+		want := map[string]ended{"b": {settledMS: 1_000, nextMS: test.want}}
+		if diff := cmp.Diff(want, r.replacements(time.Millisecond), cmp.AllowUnexported(ended{})); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+		if again := r.replacements(time.Millisecond); again != nil {
+			t.Errorf("%s: told again: %v", name, again)
+		}
+	}
+}
