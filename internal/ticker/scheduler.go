@@ -38,7 +38,7 @@ const (
 	// widestMS how long the first of them may wait for the others. What costs where
 	// little is due is not the check but each time that the process wakes. So many
 	// delay each other by a fraction of a millisecond, which more would not.
-	together = 10
+	together = 12
 	widestMS = 50
 )
 
