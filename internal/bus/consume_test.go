@@ -95,6 +95,26 @@ func pending(t *testing.T, url, durable string) (left, held uint64) {
 	return c.CachedInfo().NumPending + held, held
 }
 
+// awaitAcknowledged returns when the server has nothing left for the writer. It takes acknowledgements in a while after it
+// has received them.
+func awaitAcknowledged(t *testing.T, conn *bus.Conn, url string) {
+	t.Helper()
+	if err := conn.Flush(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
+	for until := time.Now().Add(patience); ; <-look.C {
+		left, _ := pending(t, url, "writer")
+		if left == 0 {
+			return
+		}
+		if time.Now().After(until) {
+			t.Fatalf("%d messages would come again", left)
+		}
+	}
+}
+
 func TestConsumeAcknowledgesAfterHandle(t *testing.T) {
 	t.Parallel()
 	url := embeddedtest.NATS(t)
@@ -111,12 +131,7 @@ func TestConsumeAcknowledgesAfterHandle(t *testing.T) {
 	})
 	await(t, "consuming everything", c.done)
 	stop()
-	if err := conn.Flush(testContext(t)); err != nil {
-		t.Fatal(err)
-	}
-	if left, _ := pending(t, url, "writer"); left != 0 {
-		t.Errorf("%d messages not acknowledged", left)
-	}
+	awaitAcknowledged(t, conn, url)
 }
 
 // TestConsumeForgetsNothing: while the handler's store is away nothing is
@@ -285,12 +300,7 @@ func TestDeadLetterFirst(t *testing.T) {
 	})
 	await(t, "the readable message", done)
 	stop()
-	if err := conn.Flush(testContext(t)); err != nil {
-		t.Fatal(err)
-	}
-	if left, _ := pending(t, url, "writer"); left != 0 {
-		t.Errorf("%d messages would come again", left)
-	}
+	awaitAcknowledged(t, conn, url)
 	letters := followAll(t, conn, bus.StreamDead, 1)
 	if got, want := letters[0].Subject, "picket.default.dead.picket_events.writer"; got != want {
 		t.Errorf("dead letter on %s, want %s", got, want)
