@@ -18,7 +18,11 @@ import (
 	"github.com/picketd/picket/services/writer"
 )
 
-const selfInterval = 10 * time.Second
+const (
+	selfInterval = 10 * time.Second
+	// streamKeeper makes the streams anew that are deleted, for all services in the process: one that needs no database.
+	streamKeeper = "prober"
+)
 
 // runner is a service that is wired and not started.
 type runner interface {
@@ -84,7 +88,8 @@ func (st *stack) connected(wire func(*service.Kit, *bus.Conn) (runner, error)) f
 			return err
 		}
 		defer conn.Close()
-		return service.WithStreams(ctx, kit, conn, st.limits(), func(ctx context.Context) error {
+		streams := service.Streams{Limits: st.limits(), KeptByAnother: kit.Name != streamKeeper}
+		return service.WithStreams(ctx, kit, conn, streams, func(ctx context.Context) error {
 			svc, err := wire(kit, conn)
 			if err != nil {
 				return err

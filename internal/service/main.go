@@ -182,9 +182,9 @@ func run[C any](ctx context.Context, program Program[C], kit *Kit, config C, com
 
 	served := make(chan error, 1)
 	go func() {
-		limits := bus.StreamLimits{MaxBytes: common.StreamMaxBytes, Replicas: common.StreamReplicas}
+		streams := Streams{Limits: bus.StreamLimits{MaxBytes: common.StreamMaxBytes, Replicas: common.StreamReplicas}}
 		served <- WithTracing(ctx, kit, func() error {
-			return WithStreams(ctx, kit, conn, limits, func(ctx context.Context) error {
+			return WithStreams(ctx, kit, conn, streams, func(ctx context.Context) error {
 				return program.Run(ctx, kit, conn, config)
 			})
 		})
@@ -225,22 +225,30 @@ var errStarting = errors.New("not there yet")
 // Starting marks a service as not ready until WithStreams has run.
 func Starting(kit *Kit) { kit.Health.Set(streamsComponent, errStarting) }
 
+// Streams says which streams a service needs.
+type Streams struct {
+	Limits bus.StreamLimits
+	// KeptByAnother: another service of the same process makes those anew that are deleted. It takes a dozen requests every
+	// five seconds.
+	KeptByAnother bool
+}
+
 // WithStreams creates the streams, trying until the server is there, and runs work then; it creates those that are deleted
 // meanwhile anew, and makes NATS a component of the service's health. It returns work's error, and nil when ctx ends before.
-func WithStreams(
-	ctx context.Context, kit *Kit, conn *bus.Conn, limits bus.StreamLimits, work func(ctx context.Context) error,
-) error {
+func WithStreams(ctx context.Context, kit *Kit, conn *bus.Conn, streams Streams, work func(ctx context.Context) error) error {
 	keeping, stop := context.WithCancel(ctx)
 	var kept sync.WaitGroup
 	defer kept.Wait()
 	defer stop()
 	kept.Go(func() { kit.Health.Watch(keeping, "nats", natsEvery, conn.Ping) })
 	kit.Health.Set(streamsComponent, errStarting)
-	if !ensureStreams(ctx, kit, conn, limits) {
+	if !ensureStreams(ctx, kit, conn, streams.Limits) {
 		return nil
 	}
 	kit.Health.Set(streamsComponent, nil)
-	kept.Go(func() { restoreStreams(keeping, kit, conn, limits) })
+	if !streams.KeptByAnother {
+		kept.Go(func() { restoreStreams(keeping, kit, conn, streams.Limits) })
+	}
 	return work(ctx)
 }
 

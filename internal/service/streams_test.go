@@ -28,7 +28,7 @@ func TestDeletedStreamsComeBack(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	done := errors.New("done")
-	err = service.WithStreams(ctx, kit, conn, bus.StreamLimits{MaxBytes: 64 << 20}, func(ctx context.Context) error {
+	err = service.WithStreams(ctx, kit, conn, service.Streams{Limits: bus.StreamLimits{MaxBytes: 64 << 20}}, func(ctx context.Context) error {
 		nc, err := nats.Connect(url)
 		if err != nil {
 			return err
