@@ -224,6 +224,8 @@ func audit(t *testing.T, d deployment, o *observer, from time.Time) store.Covera
 // That none is doubled the key of the table sees to: figures of what was never due are what could slip in.
 func auditFigures(t *testing.T, d deployment) {
 	t.Helper()
+	until := query[time.Time](t, d, "SELECT now() - interval '10 s'")[0] // since then either has the other in flight
+	settle(t, d, until)
 	conn := connect(t, d)
 	info, err := conn.StreamInfo(testContext(t), bus.StreamMetrics)
 	if err != nil {
@@ -236,26 +238,25 @@ func auditFigures(t *testing.T, d deployment) {
 		}
 		return err
 	})
-	// Results since then have their figures in flight: the last ten seconds are left out.
 	const of = `
 		SELECT s.name || ' at ' || h.scheduled_at FROM server_health_checks h JOIN checks c ON c.id = h.check_id
 		JOIN managed_servers s ON s.id = c.server_id
-		WHERE c.kind = 'metrics' AND h.status = 1 AND NOT h.missed AND h.scheduled_at < now() - interval '10 s'`
+		WHERE c.kind = 'metrics' AND h.status = 1 AND NOT h.missed AND h.scheduled_at < $1`
 	const there = `(SELECT FROM server_metrics_aggregated m
 		WHERE m.check_id = h.check_id AND m.location = h.location AND m.scheduled_at = h.scheduled_at)`
-	if n := query[int64](t, d, `SELECT count(*) FROM (`+of+`) collections`)[0]; n == 0 {
+	if n := query[int64](t, d, `SELECT count(*) FROM (`+of+`) collections`, until)[0]; n == 0 {
 		t.Error("nothing was collected: the audit of figures audits nothing")
 	} else {
 		t.Logf("audit of figures: %d collections", n)
 	}
-	for _, lost := range query[string](t, d, of+` AND NOT EXISTS `+there+` LIMIT 20`) {
+	for _, lost := range query[string](t, d, of+` AND NOT EXISTS `+there+` LIMIT 20`, until) {
 		t.Errorf("collected, and its figures are not stored: %s", lost)
 	}
 	for _, undue := range query[string](t, d, `
 		SELECT m.check_id || ' at ' || m.scheduled_at FROM server_metrics_aggregated m
-		WHERE NOT m.on_demand AND m.scheduled_at < now() - interval '10 s' AND NOT EXISTS (SELECT FROM server_health_checks h
+		WHERE NOT m.on_demand AND m.scheduled_at < $1 AND NOT EXISTS (SELECT FROM server_health_checks h
 			WHERE h.check_id = m.check_id AND h.location = m.location
-			AND h.scheduled_at <= m.scheduled_at AND coalesce(h.missed_until, h.scheduled_at) >= m.scheduled_at) LIMIT 20`) {
+			AND h.scheduled_at <= m.scheduled_at AND coalesce(h.missed_until, h.scheduled_at) >= m.scheduled_at) LIMIT 20`, until) {
 		t.Errorf("figures without a result or a marker: %s", undue)
 	}
 }
