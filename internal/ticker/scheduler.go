@@ -34,12 +34,12 @@ const (
 	// before anybody says that its owner has settled more than it had looked at:
 	// twice the time after which the catalog is listed anew.
 	catalogReachMS = 120_000
-	// together is how many ticks may be released at a time for one waking, and
+	// mostTogether is how many ticks may be released at a time for one waking, and
 	// widestMS how long the first of them may wait for the others. What costs where
 	// little is due is not the check but each time that the process wakes. So many
 	// delay each other by a fraction of a millisecond, which more would not.
-	together = 12
-	widestMS = 50
+	mostTogether = 12
+	widestMS     = 50
 )
 
 // check is a target and what this process has done about it. It is guarded by
@@ -331,11 +331,11 @@ func (s *scheduler) arm(c *check) {
 }
 
 // gather returns when a tick is released that is due at an instant: at the end of
-// its slot, which is the wider the less there is to do. Slots lie where they lie
-// for every check and do not move, so that each keeps its period.
+// its slot, which is the wider the less there is to do. Slots are the same for all
+// checks and do not move, so that each check keeps its period.
 func (s *scheduler) gather(atMS int64) int64 {
 	for _, width := range [...]int64{widestMS, 2 * tick.SlotMS} {
-		if s.rate*float64(width)/1000 <= together {
+		if s.rate*float64(width)/1000 <= mostTogether {
 			return (atMS + width - 1) / width * width
 		}
 	}

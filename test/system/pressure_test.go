@@ -11,8 +11,7 @@ import (
 
 // strain tells a machine that is too busy for what runs on it from a Picket that is too slow: by the time for which
 // somebody has waited for a processor, as the kernel counts it. What the deployment itself asks for counts too, but asleep
-// or blocked nobody waits for a processor: a Picket that stands still excuses nothing, one that spins could. Left alone on two
-// processors the deployments of these tests stay well below the limit.
+// or blocked nobody waits for a processor: a Picket that stands still excuses nothing, one that spins could.
 type strain struct {
 	from   time.Time
 	waited time.Duration
@@ -24,8 +23,7 @@ func measureStrain() strain {
 	return strain{time.Now(), waited}
 }
 
-// strained is the share of a span from which on the machine counts as too busy: more than half, so that what a deployment
-// adds by itself is not enough.
+// strained is the share of a span from which on the machine counts as too busy: a choice, more than half.
 const strained = 0.7
 
 // over reports whether somebody waited for most of the span. Where the kernel does not say, nothing excuses.
