@@ -63,6 +63,8 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	}
 	config = config.Copy()
 	config.MaxConns, config.MinConns = 1, 0
+	// The pool would ask too, before it hands out a connection that has rested for a second.
+	config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
 	pings, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		pool.Close()
@@ -112,7 +114,11 @@ func (s *Store) Now(ctx context.Context) (time.Time, error) {
 func (s *Store) Ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
-	if err := s.pings.Ping(ctx); err != nil {
+	err := s.pings.Ping(ctx)
+	if err != nil && ctx.Err() == nil {
+		err = s.pings.Ping(ctx) // on another connection: that one was cut says nothing of the server
+	}
+	if err != nil {
 		return fmt.Errorf("ping database: %w", err)
 	}
 	return nil
