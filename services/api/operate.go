@@ -47,26 +47,30 @@ func (s *Service) operate(ctx context.Context) {
 		return
 	}
 	var group sync.WaitGroup
-	for range operationsAtOnce {
-		group.Go(func() { s.operateOneByOne(ctx) })
-	}
-	group.Wait()
-}
-
-func (s *Service) operateOneByOne(ctx context.Context) {
+	defer group.Wait()
+	hands := make(chan struct{}, operationsAtOnce)
 	poll := time.NewTicker(operationPoll)
 	defer poll.Stop()
 	for {
-		o, err := s.store.ClaimOperation(ctx, s.owner, operationLease)
-		switch {
-		case err == nil:
-			if err := s.carryOut(ctx, o); err != nil && ctx.Err() == nil {
-				s.log.WarnContext(ctx, "operation left to whoever comes", "operation", o.ID, "err", err)
-			}
-			continue
-		case ctx.Err() != nil:
+		// Nothing is claimed that would have to wait.
+		select {
+		case hands <- struct{}{}:
+		case <-ctx.Done():
 			return
-		case !errors.Is(err, store.ErrNotFound):
+		}
+		o, err := s.store.ClaimOperation(ctx, s.owner, operationLease)
+		if err == nil {
+			group.Go(func() {
+				if err := s.carryOut(ctx, o); err != nil && ctx.Err() == nil {
+					s.log.WarnContext(ctx, "operation left to whoever comes", "operation", o.ID, "err", err)
+				}
+				<-hands
+				s.wakeOperations() // another may have waited for this one
+			})
+			continue
+		}
+		<-hands
+		if ctx.Err() == nil && !errors.Is(err, store.ErrNotFound) {
 			s.log.DebugContext(ctx, "operations not looked at", "err", err)
 		}
 		select {

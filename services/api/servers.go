@@ -96,6 +96,10 @@ func (s *Service) createServer(ctx context.Context, in *createServerInput) (*new
 	}
 	for round := 1; ; round++ {
 		if err := s.nameFree(ctx, who.Org, server.Name); err != nil {
+			// Perhaps it is this very request that took it, sent twice at a time.
+			if made := s.store.CheckIdempotency(ctx, idempotency); made != nil {
+				return s.created(ctx, made)
+			}
 			return nil, err
 		}
 		entry := audit(ctx, "server.create", "server", server.Name)
