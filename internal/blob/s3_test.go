@@ -41,8 +41,8 @@ func every(t *testing.T, store blob.Store) map[string]error {
 func TestFrozen(t *testing.T) {
 	t.Parallel()
 	server := blobtest.S3(t)
-	store := open(t, blob.Options{Config: server.Config, Timeout: 400 * time.Millisecond, TransferTimeout: 800 * time.Millisecond})
-	put(t, store, "a.csv", random(9<<20))
+	put(t, open(t, blob.Options{Config: server.Config}), "a.csv", random(9<<20))
+	store := open(t, blob.Options{Config: server.Config, Timeout: time.Second, TransferTimeout: 2 * time.Second})
 	upload := create(t, store, "b.csv")
 	write(t, upload, []byte("part"))
 	download, err := store.Open(t.Context(), "a.csv")
