@@ -18,7 +18,7 @@ const (
 	// sendSpacing lies between two sends while messages come one by one; the first
 	// after a pause goes at once. What costs is not the message but each time that
 	// the process wakes, to send and for the acknowledgement: so let some gather.
-	sendSpacing = 25 * time.Millisecond
+	sendSpacing = 50 * time.Millisecond
 	// sendBatch is how many messages are encoded before they are written in one go;
 	// as many do not wait for the spacing.
 	sendBatch = 256

@@ -15,7 +15,7 @@ import (
 const (
 	batchEvents = 1000
 	// batchWait is what a deciding result waits at most for company before it is folded.
-	batchWait = 20 * time.Millisecond
+	batchWait = 100 * time.Millisecond
 )
 
 // lead folds the stream with the right that lease gives, until ctx ends or something leaves a doubt.

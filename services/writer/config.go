@@ -37,7 +37,7 @@ func (r Retention) keep() store.Retention { return store.Retention(r) }
 // DefaultConfig returns the defaults.
 func DefaultConfig() Config {
 	return Config{
-		BatchRows: 5000, BatchWait: 250 * time.Millisecond, StateFlush: 10 * time.Second, FiguresInterval: 5 * time.Second,
+		BatchRows: 5000, BatchWait: 300 * time.Millisecond, StateFlush: 10 * time.Second, FiguresInterval: 5 * time.Second,
 		Retention: Retention(store.DefaultRetention()),
 	}
 }
