@@ -122,3 +122,49 @@ func TestWorkersAreReused(t *testing.T) {
 		}
 	})
 }
+
+// TestUnbegun: where the processors cannot keep up, few are told to run at a time; the others wait, the more important ones
+// in front.
+func TestUnbegun(t *testing.T) {
+	t.Parallel()
+	var told []job
+	s := newScheduler(schedulerOptions{
+		Self: "a", MaxInFlight: 1000, MaxUnbegun: 3, NowMS: func() int64 { return simEpochMS + 60_000 },
+		Starter: starterFunc(func(j job) { told = append(told, j) }),
+		Due:     func(int64) {}, Miss: func(*target, tick.Span, string) {}, Busy: func(bool) {}, Lag: func(time.Duration) {}, Wake: func() {},
+	})
+	for i, c := range simTargets(20, 60_000) {
+		if i >= 15 {
+			c.priority = 5
+		}
+		ready := &check{target: c}
+		s.mu.Lock()
+		s.wait(ready, simEpochMS+60_000, 1, false)
+		s.mu.Unlock()
+	}
+	s.advance(false)
+	if len(told) != 3 {
+		t.Fatalf("%d were told to run, want 3", len(told))
+	}
+	s.finish(told[0], nil) // it has not said that it began: nobody takes its place
+	if len(told) != 3 {
+		t.Fatalf("%d were told to run, want 3", len(told))
+	}
+	for range 17 {
+		s.began()
+	}
+	if len(told) != 20 {
+		t.Fatalf("%d were told to run, want all 20", len(told))
+	}
+	for i, j := range told {
+		if important := j.target.priority > 0; important != (i < 5) {
+			t.Errorf("number %d: priority %d", i, j.target.priority)
+		}
+	}
+}
+
+// starterFunc is a starter that starts nothing.
+type starterFunc func(j job)
+
+func (f starterFunc) start(j job)  { f(j) }
+func (f starterFunc) rest(*worker) {}

@@ -30,6 +30,12 @@ const (
 	// leastConcurrency is the bound on probes in flight of a fleet so small that
 	// rate × timeout says nothing.
 	leastConcurrency = 32
+	// mostUnbegun is how many probes of each processor may have been started and wait
+	// for it to run them. Where the processors cannot keep up, more would gain nothing,
+	// and everything else in the process would wait behind them: results would not be
+	// sent, and targets that answered in time would be found too slow. The others wait
+	// in the ready queue, in its order, and are counted when it is too late.
+	mostUnbegun = 32
 	// catalogReachMS is how long a check may have been missing from the catalog
 	// before anybody says that its owner has settled more than it had looked at:
 	// twice the time after which the catalog is listed anew.
@@ -102,8 +108,10 @@ type starter interface {
 
 // schedulerOptions are what a scheduler needs from outside.
 type schedulerOptions struct {
-	Self           string
-	MaxInFlight    int
+	Self        string
+	MaxInFlight int
+	// MaxUnbegun bounds the jobs that the starter was given and that have not begun; 0: no bound.
+	MaxUnbegun     int
 	HostBatchSize  int
 	HostBatchDelay time.Duration
 	NowMS          func() int64
@@ -139,6 +147,7 @@ type scheduler struct {
 	ready   queue
 	held    int // checks that wait for their host
 	running int
+	unbegun int // of those that run, were told to and have not begun
 
 	ring    tick.Ring
 	active  bool
@@ -350,7 +359,7 @@ func (s *scheduler) limit() int {
 
 // dispatch starts what is ready while there is room.
 func (s *scheduler) dispatch(nowMS int64) {
-	for len(s.ready) > 0 && s.running < s.limit() {
+	for len(s.ready) > 0 && s.running < s.limit() && (s.opts.MaxUnbegun == 0 || s.unbegun < s.opts.MaxUnbegun) {
 		c := s.ready.take()
 		j := job{
 			check: c, target: c.target, host: c.host, atMS: c.waitingMS, revision: c.waitingRevision, again: c.waitingAgain, startMS: nowMS,
@@ -362,7 +371,18 @@ func (s *scheduler) dispatch(nowMS int64) {
 		if !j.again { // else it was not late
 			s.opts.Lag(time.Duration(max(nowMS-j.atMS, 0)) * time.Millisecond)
 		}
+		s.unbegun++
 		s.opts.Starter.start(j)
+	}
+}
+
+// began is told by each job, first of all, that it runs.
+func (s *scheduler) began() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unbegun--
+	if len(s.ready) > 0 {
+		s.dispatch(s.opts.NowMS())
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -101,7 +102,7 @@ func New(opts Options) (*Ticker, error) {
 	k.runs, k.stopRuns = context.WithCancel(context.Background())
 	k.workers = newPool(k.runs, k.look)
 	k.sched = newScheduler(schedulerOptions{
-		Self: opts.Kit.Instance, MaxInFlight: cfg.MaxInFlight,
+		Self: opts.Kit.Instance, MaxInFlight: cfg.MaxInFlight, MaxUnbegun: mostUnbegun * runtime.GOMAXPROCS(0),
 		HostBatchSize: cfg.HostBatchSize, HostBatchDelay: cfg.HostBatchDelay,
 		NowMS: k.clock.NowMS, Starter: k.workers,
 		Due: k.ledger.add, Miss: k.reporter.miss, Busy: k.stats.setBusy,
@@ -300,6 +301,7 @@ func (k *Ticker) finish() {
 
 // look runs one tick; the worker is the goroutine that it is in.
 func (k *Ticker) look(ctx context.Context, w *worker, j job) {
+	k.sched.began()
 	started := k.clock.Now()
 	outcome := k.run(ctx, j.target)
 	switch {
