@@ -126,17 +126,23 @@ func (b *bench) share(before, after []use, seen, then arrivals, length time.Dura
 
 // backlog is how many events the writer has not acknowledged.
 func (s *stack) backlog(ctx context.Context) (uint64, error) {
+	last, floor, err := s.progress(ctx)
+	return last - min(floor, last), err
+}
+
+// progress is the event stream's last sequence, and up to which the writer has acknowledged it.
+func (s *stack) progress(ctx context.Context) (last, floor uint64, err error) {
 	conn, err := connect(ctx, s.natsURL, "bench")
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer conn.Close()
 	info, err := conn.StreamInfo(ctx, bus.StreamEvents)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	floor, err := conn.AckFloor(ctx, bus.StreamEvents, "writer")
-	return info.LastSeq - min(floor, info.LastSeq), err
+	floor, err = conn.AckFloor(ctx, bus.StreamEvents, "writer")
+	return info.LastSeq, floor, err
 }
 
 // audit waits until the ticks of a span have had their chance, and counts them.
@@ -144,9 +150,13 @@ func (s *stack) audit(ctx context.Context, from, to time.Time, interval time.Dur
 	if err := wait(ctx, interval+5*time.Second); err != nil {
 		return store.Coverage{}, err
 	}
-	if err := until(ctx, "the writer has little left to do", 5*time.Minute, func() (bool, error) {
-		left, err := s.backlog(ctx)
-		return left < 10_000, err
+	last, _, err := s.progress(ctx)
+	if err != nil {
+		return store.Coverage{}, err
+	}
+	if err := until(ctx, "the writer has stored what was due", 5*time.Minute, func() (bool, error) {
+		_, floor, err := s.progress(ctx)
+		return floor >= last, err
 	}); err != nil {
 		return store.Coverage{}, err
 	}
