@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -78,15 +77,15 @@ func (s *Store) NewMetricWriter(results *ResultWriter) *MetricWriter {
 // redelivered mean what they do in [ResultWriter.Write]. In [Written], a message of samples alone is a row.
 func (w *MetricWriter) Write(ctx context.Context, rows []Metric, redelivered bool) (Written, error) {
 	var written Written
-	facts, faults := readMetrics(rows)
+	facts := make([]metricFacts, len(rows))
 	batch := make([]metricRow, 0, len(rows))
 	for i := range rows {
 		if w.results.states.isForeign(stateKey{rows[i].CheckID, rows[i].Location}, rows[i].Org) {
 			written.Refused = append(written.Refused, Refused{Row: i, Err: ErrForeign})
 			continue
 		}
-		if faults[i] != nil {
-			written.Refused = append(written.Refused, Refused{Row: i, Err: faults[i]})
+		if err := facts[i].read(&rows[i]); err != nil {
+			written.Refused = append(written.Refused, Refused{Row: i, Err: err})
 			continue
 		}
 		batch = append(batch, newMetricRow(&facts[i], i))
@@ -99,30 +98,6 @@ func (w *MetricWriter) Write(ctx context.Context, rows []Metric, redelivered boo
 	written.Duplicates = all - len(batch)
 	err := w.batches.write(ctx, batch, redelivered, &written)
 	return written, err
-}
-
-// readPart is how many rows one goroutine of readMetrics reads.
-const readPart = 512
-
-// readMetrics puts the figures of rows into columns; a row's fault is why that cannot be done. Large batches take all
-// processors: meanwhile the database waits.
-func readMetrics(rows []Metric) (facts []metricFacts, faults []error) {
-	facts, faults = make([]metricFacts, len(rows)), make([]error, len(rows))
-	read := func(from, to int) {
-		for i := from; i < to; i++ {
-			faults[i] = facts[i].read(&rows[i])
-		}
-	}
-	if len(rows) <= readPart {
-		read(0, len(rows))
-		return facts, faults
-	}
-	var parts sync.WaitGroup
-	for from := 0; from < len(rows); from += readPart {
-		parts.Go(func() { read(from, min(from+readPart, len(rows))) })
-	}
-	parts.Wait()
-	return facts, faults
 }
 
 // metricRow is a row and where it stood in the caller's batch. It is small and has the check's id as two numbers, since
