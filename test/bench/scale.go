@@ -119,7 +119,7 @@ func (b *bench) share(before, after []use, seen, then arrivals, length time.Dura
 	b.note("%-12s apart: %.1f µs a request", "targets", float64(targets.Microseconds())/probes)
 	cores = sum.Seconds() / length.Seconds()
 	free := float64(b.machine.Cores) - targets.Seconds()/length.Seconds()
-	b.note("Picket takes %.2f cores and the targets leave it %.2f; next to break: CPU, at about %.0f checks; the largest part is %s",
+	b.note("Picket takes %.2f cores and the targets leave it %.2f; next to break: CPU, at about %.0f checks; the largest process is %s",
 		cores, free, float64(b.Checks)*free/cores, after[largest].name)
 	return cores
 }
